@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from core.errors import ResourceError, TriptychError, UsageError, unknown
+from core.errors import ResourceError, TriptychError, UsageError, nearest, unknown
 from core.files import plain
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ _ClickError: type[Exception] = next(
 
 def make_app(name: str, help: str) -> typer.Typer:
     """A typer application with this project's manners."""
-    return typer.Typer(
+    app = typer.Typer(
         name=name,
         help=help,
         no_args_is_help=True,
@@ -69,6 +70,9 @@ def make_app(name: str, help: str) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
+    # Without a callback typer drops the verb from the command line while there is only one.
+    app.callback(help=help)(lambda: None)
+    return app
 
 
 def main(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -87,8 +91,9 @@ def main(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         with _only_json_on_stdout(as_json):
             result = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()
-        # Commands return None; typer hands back the code of a typer.Exit, which is an int.
-        return result if isinstance(result, int) else 0
+        # Commands return None; typer hands back the code of an Exit, its own form of ^C included.
+        code = result if isinstance(result, int) else 0
+        return _interrupted(as_json) if code == INTERRUPTED else code
     except BrokenPipeError:
         # The reader went away (`| head`). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,7 +101,7 @@ def main(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(INTERRUPTED, "Interrupted", "interrupted", as_json)
+        return _interrupted(as_json)
     except TriptychError as error:
         _trace()
         return _fail(error.exit_code, type(error).__name__, str(error), as_json)
@@ -198,6 +203,10 @@ def _fail(code: int, kind: str, message: str, as_json: bool) -> int:
     return code
 
 
+def _interrupted(as_json: bool) -> int:
+    return _fail(INTERRUPTED, "Interrupted", "interrupted", as_json)
+
+
 def _usage(error: Any, as_json: bool) -> int:
     """A mistake on the command line, as the parser reports it."""
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -206,7 +215,10 @@ def _usage(error: Any, as_json: bool) -> int:
         return 0
     context = getattr(error, "ctx", None)
     hint = f" (see: {context.command_path} --help)" if context is not None else ""
-    message = error.format_message().rstrip(".").replace("\n", " ")
+    message = error.format_message().rstrip(".")
+    command = re.match(r"No such command '(.+)'", message)
+    if command and context is not None:
+        message += f".{nearest(command[1], context.command.commands)}".rstrip(".")
     return _fail(UsageError.exit_code, "UsageError", f"{message}{hint}", as_json)
 
 

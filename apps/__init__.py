@@ -1,0 +1,1 @@
+"""Applications built on ``core``. Each is a package of its own and imports none of the others."""

@@ -1,0 +1,19 @@
+"""The ``triptych`` command: every application's verbs under its name.
+
+``triptych medical predict ...`` is the same code as ``python apps/medical/run.py predict ...``.
+"""
+
+from __future__ import annotations
+
+from apps.medical.run import app as medical
+from core import cli
+
+app = cli.make_app(
+    "triptych", "Triptych: segment medical images and train models that do. Research use only."
+)
+app.add_typer(medical, name="medical")
+
+
+def main() -> int:
+    """Entry point of the console script; returns the exit code."""
+    return cli.main(app)
