@@ -66,7 +66,11 @@ $(PY) -m pip install $(PIP_ARGS) -c constraints.txt -e "$(1)"
 endef
 
 $(PY):
-	@python=; old=; \
+	@if [ -n "$(PYTHON)" ] && ! "$(PYTHON)" -c "" >/dev/null 2>&1; then \
+		echo "error: PYTHON=$(PYTHON) does not run; give the path or name of Python 3.11, 3.12 or 3.13"; \
+		exit 1; \
+	fi; \
+	python=; old=; \
 	for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
 		"$$candidate" -c '$(SUPPORTED)' >/dev/null 2>&1 || continue; \
 		old="$$candidate"; \
@@ -74,7 +78,7 @@ $(PY):
 		python="$$candidate"; break; \
 	done; \
 	if [ -z "$$old" ]; then \
-		echo "error: Python 3.11, 3.12 or 3.13 is needed, and $(or $(PYTHON),none of python3.11 python3.12 python3.13 python3) is one; install it (Debian/Ubuntu: sudo apt-get install -y python3 python3-venv; macOS: brew install python@3.12), then: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+		echo "error: Python 3.11, 3.12 or 3.13 is needed, and $(if $(PYTHON),$(PYTHON) is another version,this machine has none of them); install it (Debian/Ubuntu: sudo apt-get install -y python3 python3-venv; macOS: brew install python@3.12), then: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
 		exit 1; \
 	fi; \
 	if [ -z "$$python" ]; then \

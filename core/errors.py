@@ -64,9 +64,7 @@ def need(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        missing = error.name or module
         raise UsageError(
-            f"this needs the package '{missing}', which is not installed; "
-            f"install the '{extra}' extra: pip install 'triptych[{extra}]' "
-            f"(in a clone: pip install -e '.[{extra}]')"
+            f"this needs the package '{error.name or module}', which is not installed; "
+            f"in the clone run: pip install -e '.[{extra}]'"
         ) from error

@@ -7,6 +7,7 @@ emits the result. So ``--help`` and ``info`` cost no import of torch, MONAI or N
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     # Run as a file, Python puts this folder first on its path, where our predict.py, plan.py and
     # others would shadow packages of those names. The repository root belongs there instead.
-    sys.path[:] = [
-        str(ROOT),
-        *(place for place in sys.path if Path(place) != Path(__file__).parent),
-    ]
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [str(ROOT), *(place for place in sys.path if Path(place).resolve() != here)]
+    if find_spec("typer") is None:
+        print(
+            f"error: {sys.executable} lacks Triptych's dependencies; run `make quickstart` and use "
+            ".venv/bin/python, or: pip install -e .",
+            file=sys.stderr,
+        )
+        sys.exit(4)
 
 from core import cli  # noqa: E402
 from core.cli import Json  # noqa: E402
