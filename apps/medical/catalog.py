@@ -1,0 +1,254 @@
+"""What segmentation networks there are: names, papers, sizes.  Pure data, imports nothing heavy.
+
+``MODELS[name].defaults`` are the options at their published values; ``presets`` are named sets of
+options for each rank.  ``"small"`` is for training on a CPU: 1 to 3 million parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.errors import UsageError, unknown
+
+Options = Mapping[str, Any]
+
+SHARED: Options = {"deep_supervision": 0, "gradient_checkpointing": False}
+"""Options of every network: coarse outputs beside the full one in training; recompute to save memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One network.  ``presets[preset][rank]`` overrides ``defaults``."""
+
+    title: str
+    summary: str
+    paper: str
+    ranks: tuple[int, ...]
+    defaults: Options
+    presets: Mapping[str, Mapping[int, Options]] = field(default_factory=dict)
+
+
+_TRANSFORMER: Options = {
+    "depths": (2, 2, 2, 2),
+    "heads": (3, 6, 12, 24),
+    "window": 7,
+    "policy": "masked",
+    "strides": None,
+    "drop_path": 0.0,
+}
+
+MODELS: dict[str, ModelEntry] = {
+    "swin_unetr": ModelEntry(
+        title="Swin UNETR",
+        summary="Shifted-window encoder, residual convolutional decoder; takes MONAI's weights.",
+        paper="Hatamizadeh et al. 2022, arXiv:2201.01266",
+        ranks=(2, 3),
+        defaults={
+            **_TRANSFORMER,
+            "feature_size": 24,
+            "patch": 2,
+            "merge_order": "first",
+            "convolutions": False,
+            "outputs": "start",
+            "affine": True,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {
+                    "feature_size": 24,
+                    "depths": (2, 2, 2),
+                    "heads": (2, 4, 8),
+                    "convolutions": True,
+                    "outputs": "end",
+                },
+                3: {
+                    "feature_size": 16,
+                    "depths": (0, 2, 2),
+                    "heads": (1, 2, 4),
+                    "window": 4,
+                    "convolutions": True,
+                    "outputs": "end",
+                },
+            }
+        },
+    ),
+    "swin_unet": ModelEntry(
+        title="Swin-Unet",
+        summary="Shifted windows on both sides, patch-expanding decoder, no convolutions.",
+        paper="Cao et al. 2021, arXiv:2105.05537",
+        ranks=(2, 3),
+        defaults={
+            **_TRANSFORMER,
+            "feature_size": 96,
+            "patch": 4,
+            "decoder_depths": None,
+            "expand": "linear",
+            "width": None,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {
+                    "feature_size": 32,
+                    "patch": 2,
+                    "depths": (2, 2, 2),
+                    "heads": (2, 4, 8),
+                    "width": 16,
+                },
+                3: {
+                    "feature_size": 32,
+                    "patch": 2,
+                    "depths": (1, 2, 2),
+                    "heads": (2, 4, 8),
+                    "window": 4,
+                    "width": 16,
+                },
+            }
+        },
+    ),
+    "cswin_unet": ModelEntry(
+        title="CSWin-UNet",
+        summary="Cross-shaped windows with LePE; CARAFE or residual convolutional decoder.",
+        paper="Liu et al. 2024, arXiv:2407.18070; in 3-D after Li et al. 2023, arXiv:2305.00385",
+        ranks=(2, 3),
+        defaults={
+            "feature_size": 64,
+            "patch": 4,
+            "depths": (1, 2, 9, 1),
+            "heads": (2, 4, 8, 16),
+            "stripes": (1, 2, 7, None),
+            "strides": None,
+            "drop_path": 0.0,
+            "decoder": "carafe",
+            "decoder_depths": None,
+            "width": None,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {
+                    "feature_size": 32,
+                    "patch": 2,
+                    "depths": (1, 2, 4, 1),
+                    "heads": (2, 4, 8, 16),
+                    "width": 16,
+                },
+                3: {
+                    "feature_size": 24,
+                    "patch": 2,
+                    "depths": (1, 2, 2),
+                    "heads": (3, 3, 6),
+                    "stripes": (1, 3, None),
+                    "decoder": "residual",
+                    "width": 16,
+                },
+            }
+        },
+    ),
+    "att_swin_unet": ModelEntry(
+        title="Att-SwinU-Net",
+        summary="Swin-Unet whose decoder reuses the encoder's attention; cross-attention skips.",
+        paper="Aghdam et al. 2022, arXiv:2210.16898",
+        ranks=(2, 3),
+        defaults={
+            **_TRANSFORMER,
+            "feature_size": 96,
+            "patch": 4,
+            "skip_depth": 2,
+            "skip_heads": 8,
+            "width": None,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {
+                    "feature_size": 32,
+                    "patch": 2,
+                    "depths": (2, 2, 2),
+                    "heads": (2, 4, 8),
+                    "skip_depth": 1,
+                    "skip_heads": 4,
+                    "width": 16,
+                },
+                3: {
+                    "feature_size": 32,
+                    "patch": 2,
+                    "depths": (1, 2, 2),
+                    "heads": (2, 4, 8),
+                    "window": 4,
+                    "skip_depth": 1,
+                    "skip_heads": 4,
+                    "width": 16,
+                },
+            }
+        },
+    ),
+    "dynunet": ModelEntry(
+        title="DynUNet",
+        summary="nnU-Net's convolutional U-Net (MONAI), the baseline to beat.",
+        paper="Isensee et al. 2021, arXiv:1809.10486",
+        ranks=(2, 3),
+        defaults={
+            "channels": (32, 64, 128, 256, 320),
+            "strides": (1, 2, 2, 2, 2),
+            "kernels": None,
+            "residual": False,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {"channels": (16, 32, 64, 128, 160), "strides": (1, 2, 2, 2, 2)},
+                3: {"channels": (16, 32, 64, 128), "strides": (1, 2, 2, 2)},
+            }
+        },
+    ),
+    "unet": ModelEntry(
+        title="U-Net",
+        summary="Residual U-Net (MONAI), small and quick: the floor.",
+        paper="Kerfoot et al. 2019, doi:10.1007/978-3-030-12029-0_40",
+        ranks=(2, 3),
+        defaults={
+            "channels": (16, 32, 64, 128, 256),
+            "strides": (2, 2, 2, 2),
+            "residual_units": 2,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {},
+                3: {"channels": (16, 32, 64, 128), "strides": (2, 2, 2)},
+            }
+        },
+    ),
+}
+
+
+def entry(name: str) -> ModelEntry:
+    """The network ``name``.  Raises UsageError naming the nearest."""
+    if name not in MODELS:
+        raise UsageError(unknown("model", name, MODELS))
+    return MODELS[name]
+
+
+def resolve(name: str, rank: int, preset: str | None = None, **options: Any) -> dict[str, Any]:
+    """All options of the network ``name``: defaults, then ``preset`` for ``rank``, then ``options``.
+
+    Raises UsageError for an unknown model, preset or option, naming the nearest, and for a rank
+    that the model does not have.
+    """
+    model = entry(name)
+    if rank not in model.ranks:
+        ranks = " and ".join(f"{r}-D" for r in model.ranks)
+        raise UsageError(f"model {name!r} in {rank}-D: it exists in {ranks}.")
+    chosen: dict[str, Any] = dict(model.defaults)
+    if preset is not None:
+        if preset not in model.presets:
+            raise UsageError(unknown(f"preset of model {name!r}", preset, model.presets))
+        chosen.update(model.presets[preset][rank])
+    for option in options:
+        if option not in model.defaults:
+            raise UsageError(unknown(f"option of model {name!r}", option, model.defaults))
+    return {**chosen, **options}

@@ -1,0 +1,116 @@
+"""Convolutional building blocks of decoders.
+
+Here tensors are channels-first, (B, C, *S), as convolutions want them, but lie in channels-last
+memory: that is what a pyramid's maps are, so nothing is copied between the two.  One residual block
+32 -> 16 channels on two grids of 40 x 56 x 40, forward and backward on one thread: 168 ms in
+channels-last against 171 to 190 in contiguous memory in float32, 70 against 81 in bfloat16; a first
+convolution with one input channel takes 1.2 instead of 8.8 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from core.blocks import BlockContext
+from core.nn import CONV
+
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, *S) in channels-last memory; at rank 1 torch has no such format, and x is returned."""
+    return x.to(memory_format=_LAST[x.ndim]) if x.ndim in _LAST else x
+
+
+def recomputed(active: bool, module: nn.Module | Callable[..., Any], *inputs: Tensor) -> Tensor:
+    """``module(*inputs)``; when ``active`` its insides are recomputed in the backward pass."""
+    if active and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)
+
+
+class InstanceNorm(nn.Module):
+    """(B, C, *S) -> the same, each example's channel at mean 0 and variance 1, then gain and bias.
+
+    ``affine=False`` has no gain and bias, as in MONAI's Swin UNETR.  Computed as batch norms of one
+    example each: torch's instance norm copies channels-last memory to and fro.  A grid of a single
+    position is all bias; torch's own layer refuses it.
+    """
+
+    def __init__(self, dim: int, *, affine: bool = True, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(dim)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # the batch may be symbolic
+            return torch.instance_norm(
+                x, self.weight, self.bias, None, None, True, 0.0, self.eps, False
+            )
+        parts = [
+            torch.batch_norm(t, self.weight, self.bias, None, None, True, 0.0, self.eps, False)
+            for t in x.split(1)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class ResidualConv(nn.Module):
+    """act(norm(conv(act(norm(conv(x))))) + shortcut(x)), with 3-wide convolutions and leaky ReLUs.
+
+    (B, C, *S) -> (B, C', *S).  The shortcut is a 1-wide convolution and norm where C' is not C.
+    """
+
+    def __init__(self, dim_in: int, dim: int, rank: int, *, affine: bool = True) -> None:
+        super().__init__()
+        conv = CONV[rank - 1]
+        self.conv1 = conv(dim_in, dim, 3, padding=1, bias=False)
+        self.norm1 = InstanceNorm(dim, affine=affine)
+        self.conv2 = conv(dim, dim, 3, padding=1, bias=False)
+        self.norm2 = InstanceNorm(dim, affine=affine)
+        self.act = nn.LeakyReLU(0.01, inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if dim_in != dim:
+            self.shortcut = nn.Sequential(
+                conv(dim_in, dim, 1, bias=False), InstanceNorm(dim, affine=affine)
+            )
+        he_init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return self.act(y + self.shortcut(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualConvConfig:
+    """A :class:`ResidualConv` as a block of a pyramid's stage (Swin UNETR V2's leading block)."""
+
+    affine: bool = True
+
+    def build(self, context: BlockContext, drop_path: float = 0.0) -> nn.Module:
+        """The block at ``context``.  It has no branch to drop."""
+        return _GridResidualConv(context.dim, context.dim, context.rank, affine=self.affine)
+
+
+class _GridResidualConv(ResidualConv):
+    """(B, *S, C) -> (B, *S, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
+
+
+def he_init(module: nn.Module, slope: float = 0.01) -> None:
+    """He-normal weights for leaky ReLUs, zero biases, in every convolution of ``module``."""
+    kinds = (nn.modules.conv._ConvNd,)
+    for m in module.modules():
+        if isinstance(m, kinds):
+            nn.init.kaiming_normal_(m.weight, a=slope)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)

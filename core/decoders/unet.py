@@ -1,0 +1,203 @@
+"""U-shaped decoders: a pyramid's maps, coarsest first, up-sampled and joined level by level.
+
+``forward(image, maps)`` takes the image (B, C, *S) and the maps of a pyramid, finest first, each
+(B, C_i, *ceil(S / stride_i)).  It returns maps of its own, finest first: one on the grid of the
+image and one on the grid of every map but the coarsest.  ``channels`` are their widths.
+
+Since every level is rounded up, an up-sampled map may be larger than the one it joins; it is
+cropped at its end.
+
+ResidualDecoder: Hatamizadeh et al., "Swin UNETR", 2022 (section 3.2), and "UNETR", WACV 2022.
+ExpandingDecoder: Cao et al., "Swin-Unet", 2021 (section 3.4), and, with CARAFE, Liu et al.,
+"CSWin-UNet", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core import grid
+from core.blocks import BlockConfig, BlockContext
+from core.decoders.conv import ResidualConv, channels_last, he_init, recomputed
+from core.decoders.expand import ExpandKind, make_expand
+from core.errors import UsageError
+from core.nn import CONV_TRANSPOSE
+
+
+def factors(strides: Sequence[grid.PerAxis], rank: int) -> list[tuple[int, ...]]:
+    """Factor per axis from each level of a pyramid to the next finer one; the image is the finest.
+
+    Raises UsageError where a stride is no multiple of the one before.
+    """
+    levels = [(1,) * rank, *(grid.per_axis(s, rank, "stride") for s in strides)]
+    result = []
+    for fine, coarse in zip(levels, levels[1:], strict=False):
+        if any(c % f for f, c in zip(fine, coarse, strict=True)):
+            raise UsageError(f"strides {fine} and {coarse}: each must be a multiple of the one before.")
+        result.append(tuple(c // f for f, c in zip(fine, coarse, strict=True)))
+    return result
+
+
+def _crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The leading ``sizes`` of (B, C, *S)."""
+    return grid.crop_to(x.movedim(1, -1), sizes).movedim(-1, 1)
+
+
+class UpJoin(nn.Module):
+    """Transposed convolution, crop to the skip, concatenate, residual convolution."""
+
+    def __init__(
+        self, dim: int, dim_out: int, factor: tuple[int, ...], rank: int, *, affine: bool
+    ) -> None:
+        super().__init__()
+        up = CONV_TRANSPOSE[rank - 1]
+        self.up = up(dim, dim_out, factor, stride=factor, bias=False)  # type: ignore[arg-type]
+        he_init(self.up)
+        self.conv = ResidualConv(2 * dim_out, dim_out, rank, affine=affine)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = _crop(self.up(x), skip.shape[2:])
+        return self.conv(torch.cat((x, skip), 1))
+
+
+class ResidualDecoder(nn.Module):
+    """Residual convolutions on the skips and after every join.
+
+    As in the authors' code every map passes a residual convolution first, but the one before the
+    coarsest does not, and the image itself is the finest skip.  ``norm_maps`` layer-normalises each
+    map over its channels, without gain, as it comes in.  ``width`` is that of the finest level
+    (default: that of the finest map).  ``affine``: gains in the instance norms; MONAI has none.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        in_channels: int,
+        channels: Sequence[int],
+        strides: Sequence[grid.PerAxis],
+        *,
+        width: int | None = None,
+        norm_maps: bool = True,
+        affine: bool = True,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(channels) < 2:
+            raise UsageError(f"decoder of {len(channels)} levels: a pyramid of at least 2 is needed.")
+        self.rank, self.norm_maps = rank, norm_maps
+        self.gradient_checkpointing = gradient_checkpointing
+        steps = factors(strides, rank)
+        top = [in_channels]
+        if max(steps[0]) == 1:  # the finest map lies on the image's grid: no level of its own
+            steps, top = steps[1:], []
+        self.channels = [width or channels[0], *channels[:-1]] if top else [*channels[:-1]]
+        dims_in = [*top, *channels]
+        dims = [*self.channels, channels[-1]]
+        bare = len(dims) - 2 if len(dims) > 2 else -1
+        self.skips = nn.ModuleList(
+            nn.Identity()
+            if i == bare and dims_in[i] == dims[i]
+            else ResidualConv(dims_in[i], dims[i], rank, affine=affine)
+            for i in range(len(dims))
+        )
+        self.ups = nn.ModuleList(
+            UpJoin(dims[i + 1], dims[i], steps[i], rank, affine=affine)
+            for i in range(len(dims) - 1)
+        )
+        self.uses_image = bool(top)
+
+    def forward(self, image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+        recompute = self.gradient_checkpointing and self.training
+        if self.norm_maps:
+            maps = [
+                F.layer_norm(m.movedim(1, -1), (m.shape[1],)).movedim(-1, 1) for m in maps
+            ]
+        levels = [image, *maps] if self.uses_image else list(maps)
+        levels = [
+            recomputed(recompute, skip, channels_last(m))
+            for skip, m in zip(self.skips, levels, strict=True)
+        ]
+        x = levels.pop()
+        out: list[Tensor] = []
+        for up, skip in zip(reversed(self.ups), reversed(levels), strict=True):
+            x = recomputed(recompute, up, x, skip)
+            out.insert(0, x)
+        return out
+
+
+class ExpandingDecoder(nn.Module):
+    """Expand, concatenate the skip, project, mixer blocks; channels-last inside.
+
+    ``blocks[i]`` and ``depths[i]`` describe the blocks at the pyramid's level i, the coarsest
+    included (depth 0 leaves them out).  After the finest level a last expansion to the image's grid
+    gives ``width`` channels.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        channels: Sequence[int],
+        strides: Sequence[grid.PerAxis],
+        blocks: Sequence[BlockConfig],
+        depths: Sequence[int],
+        *,
+        expand: ExpandKind = "linear",
+        width: int | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        n = len(channels)
+        if not len(blocks) == len(depths) == len(strides) == n:
+            raise UsageError(
+                f"decoder of {n} levels with {len(depths)} depths and {len(blocks)} kinds of block: "
+                "give one of each per level."
+            )
+        self.rank = rank
+        self.gradient_checkpointing = gradient_checkpointing
+        self.channels = [width or channels[0], *channels[:-1]]
+        steps = factors(strides, rank)
+        self.norm_in = nn.LayerNorm(channels[-1])
+        self.expands = nn.ModuleList(
+            make_expand(expand, channels[i + 1], channels[i], steps[i + 1], rank)
+            for i in range(n - 1)
+        )
+        self.joins = nn.ModuleList(nn.Linear(2 * c, c) for c in channels[:-1])
+        self.levels = nn.ModuleList(
+            nn.ModuleList(
+                blocks[i].build(
+                    BlockContext(dim=channels[i], rank=rank, stage=i, index=j, depth=depths[i])
+                )
+                for j in range(depths[i])
+            )
+            for i in range(n)
+        )
+        self.norm_out = nn.LayerNorm(channels[0])
+        self.final = make_expand(expand, channels[0], self.channels[0], steps[0], rank)
+
+    def forward(self, image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+        skips = [m.movedim(1, -1) for m in maps]
+        x = self.run(len(skips) - 1, self.norm_in(skips[-1]))
+        out: list[Tensor] = []
+        for i in reversed(range(len(skips) - 1)):
+            x = grid.crop_to(self.expands[i](x), skips[i].shape[1:-1])
+            x = self.run(i, self.join(i, x, skips[i]))
+            out.insert(0, x)
+        if out:
+            out[0] = x = self.norm_out(out[0])
+        x = recomputed(self.gradient_checkpointing and self.training, self.final, x)
+        out.insert(0, grid.crop_to(x, image.shape[2:]))
+        return [y.movedim(-1, 1) for y in out]
+
+    def join(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
+        """The up-sampled map and the encoder's at level i: (B, *S, C_i) each -> (B, *S, C_i)."""
+        return self.joins[i](torch.cat((x, skip), -1))
+
+    def run(self, i: int, x: Tensor) -> Tensor:
+        """The blocks of level i."""
+        for block in self.levels[i]:
+            x = recomputed(self.gradient_checkpointing and self.training, block, x)
+        return x
