@@ -56,7 +56,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(PY)
 
 define install
 $(PY) -c '$(SUPPORTED)' || { \
-	echo "error: $(VENV) holds $$($(PY) --version 2>&1), but 3.11, 3.12 or 3.13 is needed; run: make clean"; \
+	echo "error: $(VENV) holds $$($(PY) --version 2>&1), but 3.11, 3.12 or 3.13 is needed; run: make clean" >&2; \
 	exit 1; \
 }; \
 if [ -n "$(TORCH_INDEX)" ]; then \
@@ -67,7 +67,7 @@ endef
 
 $(PY):
 	@if [ -n "$(PYTHON)" ] && ! "$(PYTHON)" -c "" >/dev/null 2>&1; then \
-		echo "error: PYTHON=$(PYTHON) does not run; give the path or name of Python 3.11, 3.12 or 3.13"; \
+		echo "error: PYTHON=$(PYTHON) does not run; give the path or name of Python 3.11, 3.12 or 3.13" >&2; \
 		exit 1; \
 	fi; \
 	python=; old=; \
@@ -78,12 +78,12 @@ $(PY):
 		python="$$candidate"; break; \
 	done; \
 	if [ -z "$$old" ]; then \
-		echo "error: Python 3.11, 3.12 or 3.13 is needed, and $(if $(PYTHON),$(PYTHON) is another version,this machine has none of them); install it (Debian/Ubuntu: sudo apt-get install -y python3 python3-venv; macOS: brew install python@3.12), then: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+		echo "error: Python 3.11, 3.12 or 3.13 is needed, and $(if $(PYTHON),$(PYTHON) is another version,this machine has none of them); install it (Debian/Ubuntu: sudo apt-get install -y python3 python3-venv; macOS: brew install python@3.12), then: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
 		exit 1; \
 	fi; \
 	if [ -z "$$python" ]; then \
 		version=$$("$$old" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-		echo "error: $$old cannot make virtual environments; install that part: sudo apt-get install -y python$$version-venv"; \
+		echo "error: $$old cannot make virtual environments; install that part: sudo apt-get install -y python$$version-venv" >&2; \
 		exit 1; \
 	fi; \
 	echo "Making $(VENV) with $$("$$python" --version 2>&1) ($$python)"; \

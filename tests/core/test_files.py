@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import DataError, ResourceError, UsageError
+from core.files import atomic_path, plain, require_absent, sha256, write_json, write_text
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["seg.nii.gz", "a b.c.d.nii.gz", "x" * 240 + ".mha", "ünïcode.png"]
+)
+def test_written_whole_under_the_final_name_only(tmp_path, name):
+    target = tmp_path / "new" / "folders" / name
+    with atomic_path(target) as temporary:
+        assert "".join(Path(name).suffixes[-2:]) in temporary.name
+        assert temporary.parent == target.parent
+        temporary.write_bytes(b"all")
+        assert not target.exists()
+    assert listing(target.parent) == [name]
+    assert target.read_bytes() == b"all"
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.json"
+    target.write_text("old")
+
+    def interrupted():
+        with atomic_path(target, force=True) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert listing(tmp_path) == ["a.json"]
+    assert target.read_text() == "old"
+
+
+def test_existing_output_needs_force(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(UsageError, match=r"a\.txt already exists.*--force"):
+        write_text(target, "new")
+    assert target.read_text() == "old"
+    write_text(target, "new", force=True)
+    assert target.read_text() == "new"
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
+    target = tmp_path / "a.txt"
+
+    def race():
+        with atomic_path(target) as temporary:
+            temporary.write_text("mine")
+            target.write_text("theirs")
+
+    with pytest.raises(UsageError):
+        race()
+    assert target.read_text() == "theirs"
+    assert listing(tmp_path) == ["a.txt"]
+
+
+def test_a_dangling_link_counts_as_existing(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError):
+        require_absent(link)
+    require_absent(link, force=True)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_resource_error_that_names_the_target(tmp_path, code):
+    target = tmp_path / "seg.nii.gz"
+
+    def full():
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"part")
+            raise OSError(code, os.strerror(code), str(temporary))
+
+    with pytest.raises(ResourceError, match=r"seg\.nii\.gz: no space left") as caught:
+        full()
+    assert ".tmp-" not in str(caught.value)
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_really_full_device(tmp_path):
+    def full():
+        with atomic_path(tmp_path / "a.bin"), open("/dev/full", "wb", buffering=0) as stream:
+            stream.write(b"x")
+
+    with pytest.raises(ResourceError, match="no space left"):
+        full()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_no_permission_is_a_resource_error(tmp_path, code):
+    def refused():
+        with atomic_path(tmp_path / "a"):
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(ResourceError, match="no permission"):
+        refused()
+
+
+def test_a_parent_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_other_errors_pass_unchanged(tmp_path):
+    def fails():
+        with atomic_path(tmp_path / "a"):
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fails()
+
+
+def test_sha256(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    assert sha256(path) == hashlib.sha256(b"abc").hexdigest()
+    with pytest.raises(DataError, match="gone: cannot be read"):
+        sha256(tmp_path / "gone")
+
+
+@dataclass
+class Point:
+    x: float
+    where: Path
+
+
+def test_json_is_strict_and_takes_what_results_are_made_of(tmp_path):
+    write_json(
+        tmp_path / "a.json",
+        {
+            1: np.float32(0.5),
+            "nan": float("nan"),
+            "inf": [np.inf, -np.inf],
+            "array": np.arange(3),
+            "point": Point(1.5, Path("a/b")),
+            "set": {2, 1},
+            "flag": np.bool_(True),
+            "text": "ü",
+        },
+    )
+    text = (tmp_path / "a.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert json.loads(text) == {
+        "1": 0.5,
+        "nan": None,
+        "inf": [None, None],
+        "array": [0, 1, 2],
+        "point": {"x": 1.5, "where": "a/b"},
+        "set": [1, 2],
+        "flag": True,
+        "text": "ü",
+    }
+
+
+def test_plain_refuses_what_has_no_json_form():
+    with pytest.raises(TypeError, match="object has no JSON form"):
+        plain(object())
