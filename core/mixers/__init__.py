@@ -1,0 +1,21 @@
+"""Mixers: modules ``(B, *S, C) -> (B, *S, C)`` that exchange information between grid positions.
+
+A mixer is found by name and built from a frozen config and the place it sits in:
+``build_mixer(mixer_config("window", heads=3), BlockContext(dim=96, rank=2))``.
+"""
+
+from core.mixers import conv_attention, cross_window, depthwise, pool, reduced, window
+from core.mixers.base import BlockContext, build_mixer, mixer_config, mixer_names
+
+__all__ = [
+    "BlockContext",
+    "build_mixer",
+    "conv_attention",
+    "cross_window",
+    "depthwise",
+    "mixer_config",
+    "mixer_names",
+    "pool",
+    "reduced",
+    "window",
+]

@@ -1,0 +1,43 @@
+"""Depthwise convolution as token mixer.
+
+Paper: Liu et al., "A ConvNet for the 2020s" (ConvNeXt), CVPR 2022 (section 2.5, 7 x 7 kernels).
+Code it corresponds to: facebookresearch/ConvNeXt, transformers' ConvNextModel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from core.errors import UsageError
+from core.mixers.base import BlockContext, register_mixer
+from core.nn import ChannelsLastConv
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwiseConfig:
+    """One filter of ``size`` (odd) a channel."""
+
+    size: int = 7
+
+
+@register_mixer("depthwise", DepthwiseConfig)
+class Depthwise(nn.Module):
+    """(B, *S, C) -> (B, *S, C), zero-padded at the grid's edge."""
+
+    def __init__(self, config: DepthwiseConfig, context: BlockContext) -> None:
+        super().__init__()
+        if config.size < 1 or config.size % 2 == 0:
+            raise UsageError(f"depthwise size {config.size}: must be odd, so that it has a centre.")
+        self.conv = ChannelsLastConv(
+            context.dim,
+            context.dim,
+            config.size,
+            context.rank,
+            padding=config.size // 2,
+            groups=context.dim,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)

@@ -1,0 +1,53 @@
+"""Pooling as token mixer.
+
+Paper: Yu et al., "MetaFormer is actually what you need for vision", CVPR 2022 (equation 4).
+Code it corresponds to: sail-sg/poolformer, transformers' PoolFormerModel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import UsageError
+from core.mixers.base import BlockContext, register_mixer
+from core.nn import AVG_POOL
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Average over ``size`` (odd) neighbours on every axis, minus the centre."""
+
+    size: int = 3
+
+
+@register_mixer("pool", PoolConfig)
+class Pooling(nn.Module):
+    """(B, *S, C) -> (B, *S, C): mean of the neighbours inside the grid, minus x; no parameters."""
+
+    def __init__(self, config: PoolConfig, context: BlockContext) -> None:
+        super().__init__()
+        if config.size < 1 or config.size % 2 == 0:
+            raise UsageError(f"pool size {config.size}: must be odd, so that it has a centre.")
+        self.size = config.size
+        self.pool = AVG_POOL[context.rank - 1](
+            config.size, 1, config.size // 2, count_include_pad=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.movedim(-1, 1)
+        if min(x.shape[1:-1]) >= self.size:
+            return self.pool(first).movedim(1, -1) - x
+        # torch refuses a kernel longer than an axis, so pad, sum and count the neighbours inside.
+        rank = first.ndim - 2
+        pad = [self.size // 2] * (2 * rank)
+        total = [F.pad(t, pad) for t in (first, torch.ones_like(first[:1, :1]))]
+        mean = [self.pool_inside(t) for t in total]
+        return (mean[0] / mean[1]).movedim(1, -1) - x
+
+    def pool_inside(self, x: Tensor) -> Tensor:
+        """Plain average over every full kernel: (B, C, *S) -> (B, C, *(S - size + 1))."""
+        return AVG_POOL[x.ndim - 3](self.size, 1)(x)

@@ -1,0 +1,106 @@
+"""Layers with no opinion: convolutions and norms over channels-last grids (B, *S, C)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import UsageError, unknown
+
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+AVG_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+
+
+class ChannelsLastConv(nn.Module):
+    """An n-d convolution on (B, *S, C).
+
+    ``movedim`` is a view, and at rank 2 and 3 that view *is* channels-last memory: a depthwise
+    convolution fed so is 8 (2-D) to 20 times (3-D) faster on a CPU.  At rank 1 a depthwise
+    convolution runs as a 2-D one with a unit axis, which is 10 times faster and equal to 5e-7.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        kernel: int | tuple[int, ...],
+        rank: int,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.conv = CONV[rank - 1](dim_in, dim_out, kernel, **options)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        if isinstance(conv, nn.Conv1d) and conv.groups > 1:
+            y = F.conv2d(
+                x.unsqueeze(1).movedim(-1, 1),
+                conv.weight.unsqueeze(2),
+                conv.bias,
+                (1, conv.stride[0]),
+                (0, int(conv.padding[0])),
+                (1, conv.dilation[0]),
+                conv.groups,
+            )
+            return y.movedim(1, -1).squeeze(1)
+        return conv(x.movedim(-1, 1)).movedim(1, -1)
+
+
+class GridNorm(nn.Module):
+    """GroupNorm with one group: statistics over the whole grid and all channels (PoolFormer)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x.movedim(-1, 1), 1, self.weight, self.bias, self.eps).movedim(1, -1)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, with the mean square in float32 (Zhang and Sennrich, NeurIPS 2019)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * self.weight
+
+
+class BatchNormGrid(nn.Module):
+    """Batch normalisation of (B, *S, C) over everything but C."""
+
+    def __init__(self, dim: int, rank: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = BATCH_NORM[rank - 1](dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.movedim(-1, 1)).movedim(1, -1)
+
+
+NORMS = ("layer", "rms", "grid", "none")
+
+
+def make_norm(name: str, dim: int, eps: float = 1e-5) -> nn.Module:
+    """The norm ``name`` over ``dim`` channels.  Raises UsageError naming the nearest one."""
+    if name == "layer":
+        return nn.LayerNorm(dim, eps=eps)
+    if name == "rms":
+        return RMSNorm(dim, eps)
+    if name == "grid":
+        return GridNorm(dim, eps)
+    if name == "none":
+        return nn.Identity()
+    raise UsageError(unknown("norm", name, NORMS))
