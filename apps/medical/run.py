@@ -46,7 +46,7 @@ app = cli.make_app("medical", f"Segment medical images in 2-D and 3-D. {DISCLAIM
 @app.command()
 def info(json: Json = False) -> None:
     """Show models, weights, input formats and verbs."""
-    from apps.medical import catalog
+    from apps.medical import catalog, shipped
 
     report = {
         "name": "medical",
@@ -54,7 +54,7 @@ def info(json: Json = False) -> None:
         "disclaimer": DISCLAIMER,
         "verbs": _verbs(),
         "models": {name: _model(entry) for name, entry in catalog.MODELS.items()},
-        "weights": _weights(ROOT / "weights"),
+        "weights": _weights(shipped.model_cards(shipped.weights_root())),
         "inputs": {"volumes": VOLUMES, "pictures": PICTURES, "datasets": LAYOUTS},
         "exit_codes": cli.EXIT_CODES,
     }
@@ -91,18 +91,18 @@ def _model(entry: Any) -> dict[str, Any]:
     }
 
 
-def _weights(folder: Path) -> dict[str, dict[str, Any]]:
-    """The trained models in ``folder``: one sub-folder each, described by its model.json."""
+def _weights(cards: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """What each shipped model's model.json says about it."""
     import json
 
     from core.errors import DataError
 
     found: dict[str, dict[str, Any]] = {}
-    for card in sorted(folder.glob("*/model.json")):
+    for name, card in cards.items():
         try:
             spec = json.loads(card.read_text(encoding="utf-8"))
             network = spec["network"]
-            found[card.parent.name] = {
+            found[name] = {
                 "network": network["name"],
                 "rank": network["rank"],
                 "labels": spec["labels"],
