@@ -29,7 +29,7 @@ from monai.transforms import (
 )
 
 from apps.medical.data.plan import Plan
-from apps.medical.data.preprocess import ANISOTROPY
+from apps.medical.data.resample import ANISOTROPY
 from apps.medical.data.targets import instances_to_classes
 from core.config import StrictModel
 
@@ -76,13 +76,15 @@ class TrainingTransform:
         turned = random.rand() < self.settings.affine
         size = self.margin if turned else self.plan.patch
         centre = self._centre(sample, random)
-        patch = {k: _crop(sample[k], centre, self.plan.patch, size) for k in ("image", "label")}
+        patch: Any = {
+            k: _crop(sample[k], centre, self.plan.patch, size) for k in ("image", "label")
+        }
         with _plain_tensors():
             if turned:
-                self.affine.set_random_state(random.randint(2**32, dtype=np.uint32))
-                patch = dict(self.affine(patch))
-            self.rest.set_random_state(random.randint(2**32, dtype=np.uint32))
-            patch = dict(self.rest(patch))
+                self.affine.set_random_state(_draw(random))
+                patch = self.affine(patch)
+            self.rest.set_random_state(_draw(random))
+            patch = self.rest(patch)
         return _finish(patch, self.plan)
 
     def _centre(self, sample: Sample, random: np.random.RandomState) -> list[int]:
@@ -121,7 +123,9 @@ def validation_transform(plan: Plan) -> Callable[[Sample], dict[str, torch.Tenso
     return apply
 
 
-def locate_classes(label: np.ndarray, per_class: int = LOCATIONS_PER_CLASS) -> dict[int, np.ndarray]:
+def locate_classes(
+    label: np.ndarray, per_class: int = LOCATIONS_PER_CLASS
+) -> dict[int, np.ndarray]:
     """Voxel positions (n, rank) of each class above 0, at most `per_class`, evenly picked.
 
     Put the result into a sample as "locations" to spare large volumes the search at every crop.
@@ -139,10 +143,15 @@ def locate_classes(label: np.ndarray, per_class: int = LOCATIONS_PER_CLASS) -> d
     return found
 
 
+def _draw(random: np.random.RandomState) -> int:
+    return int(random.randint(2**32, dtype=np.uint32))
+
+
 def _rest(plan: Plan, s: Augmentation) -> Compose:
     """Flips, then intensity. Noise and blur are drawn rarely: they cost most after the affine."""
     image = ["image"]
     colour = len(plan.channels) > 1
+    sigma = (0.25, 1.0)
     flips = [
         RandFlipd(("image", "label"), prob=s.flip, spatial_axis=axis)
         for axis, allowed in enumerate(plan.flip)
@@ -154,9 +163,7 @@ def _rest(plan: Plan, s: Augmentation) -> Compose:
             RandScaleIntensityd(image, factors=0.25, prob=s.contrast, channel_wise=colour),
             RandShiftIntensityd(image, offsets=0.25, prob=s.brightness, channel_wise=colour),
             RandAdjustContrastd(image, prob=s.gamma, gamma=(0.7, 1.5), retain_stats=True),
-            RandGaussianSmoothd(
-                image, **dict.fromkeys(("sigma_x", "sigma_y", "sigma_z"), (0.25, 1.0)), prob=s.blur
-            ),
+            RandGaussianSmoothd(image, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma, prob=s.blur),
             RandGaussianNoised(image, prob=s.noise, std=0.1),
         ]
     )

@@ -52,7 +52,7 @@ def read(path: Path, *, channels_last_axis: bool, as_label: bool) -> Volume:
     if len(extra) > 1 or (extra and not colour and (as_label or not channels_last_axis)):
         raise DataError(
             f"{path}: 4-D of shape {tuple(size)} x {components}; a time or direction axis is not a"
-            " channel, so split it into 3-D files (or say in dataset.json that it holds the channels)"
+            " channel, so split it into 3-D files (or name its channels in dataset.json)"
         )
     try:
         image = reader.Execute()

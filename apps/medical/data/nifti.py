@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,19 +24,19 @@ class NiftiStore:
 
 
 def peek(path: Path) -> Peek:
-    shape = nib.load(path).shape
+    shape = _load(path).shape
     kept = shape[:3] + tuple(n for n in shape[3:] if n != 1)
     return Peek(tuple(kept[:3]), int(np.prod(kept[3:], dtype=int)))
 
 
 def read(path: Path, *, channels_last_axis: bool, as_label: bool) -> Volume:
-    image = nib.load(path)
+    image = _load(path)
     shape = image.shape
     check_voxels(path, shape)
     dtype = image.get_data_dtype()
     if dtype.names:
         raise DataError(
-            f"{path}: RGB NIfTI (colour triples) is not supported; store each colour as its own file"
+            f"{path}: RGB NIfTI (colour triples) is not supported; store each colour in a file"
         )
     if dtype.kind == "c":
         raise DataError(f"{path}: complex values; store the magnitude instead")
@@ -47,7 +48,7 @@ def read(path: Path, *, channels_last_axis: bool, as_label: bool) -> Volume:
     if channel_axes and not channels_last_axis:
         raise DataError(
             f"{path}: 4-D of shape {shape}; a time or direction axis is not a channel, so split it"
-            " into 3-D files (or say in dataset.json that the last axis holds the channels)"
+            " into 3-D files (or name its channels in dataset.json)"
         )
     rank = min(len(shape), 3)
     array = _values(image)
@@ -98,9 +99,16 @@ def write_label(reference: Volume, labels: np.ndarray, path: Path) -> None:
     nib.save(kind(labels, None, header), path)
 
 
-def _values(image: nib.Nifti1Image) -> np.ndarray:
+def _load(path: Path) -> nib.Nifti1Pair:
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise DataError(f"{path}: a {type(image).__name__}, not a NIfTI volume; convert it first")
+    return image
+
+
+def _values(image: nib.Nifti1Pair) -> np.ndarray:
     """Stored values in their own type when unscaled; float32 once slope and intercept apply."""
-    proxy = image.dataobj
+    proxy: Any = image.dataobj
     if (proxy.slope, proxy.inter) == (1.0, 0.0):
         array = np.asanyarray(proxy)
         return np.array(array, dtype=array.dtype.newbyteorder("="))

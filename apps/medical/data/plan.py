@@ -1,84 +1,53 @@
-"""What a data set asks of preprocessing and of the network: measured once, written as editable YAML.
+"""What a data set asks of preprocessing and of the network: measured once, an editable YAML file.
 
-The rules follow nnU-Net (Isensee et al., Nature Methods 2021, supplementary note 2) where they fit a
-CPU: median spacing, the 10th percentile on a coarse axis when anisotropy exceeds 3, pooling held
-back on coarse axes, CT clipped and scaled by foreground statistics. Deviates from nnU-Net: the patch
-is bounded by a voxel budget, not by GPU memory; z-score statistics come from nonzero voxels.
+The rules follow nnU-Net (Isensee et al., Nature Methods 2021) where they fit a CPU: median spacing,
+the 10th percentile on a coarse axis when anisotropy exceeds 3, pooling held back on coarse axes, CT
+clipped and scaled by foreground statistics. Deviates from nnU-Net: the patch is bounded by a voxel
+budget, not by GPU memory; z-score statistics come from nonzero voxels.
 
 Axes: for rank 3 all lists are in RAS order, for rank 2 in (row, column) order.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from apps.medical.data.datasets import Case, Dataset
-from apps.medical.data.preprocess import nonzero_box, to_canonical
+from apps.medical.data.datasets import Dataset
+from apps.medical.data.measure import Fingerprint, Intensity, fingerprint
+from apps.medical.data.resample import ANISOTROPY
 from core.config import StrictModel, dump_config, load_config
-from core.errors import DataError
-from core.progress import Progress, SilentProgress
+
+__all__ = [
+    "Fingerprint",
+    "Intensity",
+    "NetworkDefaults",
+    "Plan",
+    "fingerprint",
+    "make_plan",
+    "network_strides",
+    "read_plan",
+    "write_plan",
+]
 
 Normalisation = Literal["zscore", "ct", "rescale", "none"]
 
-ANISOTROPY = 3.0
 PATCH_VOXELS = {2: 256**2, 3: 96**3}
 # Voxels in one batch; a CPU training step of a small 3-D network on this many takes about a second.
 BATCH_VOXELS = {2: 8 * 256**2, 3: 400_000}
 MIN_EDGE = 4
 MAX_LEVELS = 6
-SAMPLES_PER_CASE = 10_000
-
-
-class Intensity(StrictModel):
-    """Foreground statistics of one channel over the data set."""
-
-    mean: float
-    std: float
-    low: float  # 0.5th percentile
-    high: float  # 99.5th percentile
-
-
-class CaseFacts(StrictModel):
-    """One case as measured: canonical axes, `cropped` after removing the empty margin."""
-
-    id: str
-    shape: list[int]
-    cropped: list[int]
-    spacing: list[float]
-    orientation: str
-    voxels: dict[int, int]  # label id -> count; for instances {1: foreground}
-    objects: int
-
-
-class Fingerprint(StrictModel):
-    """A data set as measured. `problems` names cases left out and why."""
-
-    dataset: str
-    rank: int
-    physical: bool
-    cases: list[CaseFacts]
-    intensity: list[Intensity]
-    problems: list[str]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the measurements; two plans with the same digest saw the same data."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class NetworkDefaults(StrictModel):
     """The network to train when none is named, and its options."""
 
     name: str = "dynunet"
-    options: dict[str, object] = {}
+    options: dict[str, object] = Field(default_factory=dict)
 
 
 class Plan(StrictModel):
@@ -140,38 +109,6 @@ class Plan(StrictModel):
     def out_channels(self) -> int:
         """Network outputs: classes, or background, interior and border for instances."""
         return 3 if self.target == "instances" else len(self.labels)
-
-
-def fingerprint(dataset: Dataset, progress: Progress | None = None) -> Fingerprint:
-    """Read every case once and measure it. Unreadable and unusable cases go to `problems`.
-
-    Raises DataError if no case is usable.
-    """
-    facts: list[CaseFacts] = []
-    problems = [f"{p.case}: {p.what}" for p in dataset.problems]
-    samples: list[list[np.ndarray]] = [[] for _ in dataset.channels]
-    physical = True
-    with (progress or SilentProgress()).task("fingerprint", total=len(dataset.cases)) as task:
-        for case in dataset.cases:
-            try:
-                fact, values, physical = _measure(dataset, case)
-            except DataError as error:
-                problems.append(f"{case.id}: {error}")
-            else:
-                facts.append(fact)
-                for channel, found in zip(samples, values, strict=True):
-                    channel.append(found)
-            task.advance(note=case.id)
-    if not facts:
-        raise DataError(f"{dataset.root}: no usable case; first problem: {problems[0]}")
-    return Fingerprint(
-        dataset=dataset.name,
-        rank=dataset.rank,
-        physical=physical,
-        cases=facts,
-        intensity=[_statistics(channel) for channel in samples],
-        problems=problems,
-    )
 
 
 def make_plan(
@@ -238,8 +175,8 @@ def network_strides(
 ) -> list[list[int]]:
     """Down-sampling per level and axis, the first level at full resolution.
 
-    An axis is halved unless its feature map would fall below 4 or its (current) spacing is more than
-    twice the finest one still being halved.
+    An axis is halved unless its feature map would fall below 4 or its (current) spacing is more
+    than twice the finest one still being halved.
     """
     size = list(patch)
     step = list(spacing)
@@ -256,64 +193,8 @@ def network_strides(
     return strides
 
 
-def _measure(dataset: Dataset, case: Case) -> tuple[CaseFacts, list[np.ndarray], bool]:
-    images, label = dataset.read_images(case), dataset.read_label(case)
-    grid = to_canonical(images, dataset.rank, f"case {case.id}")
-    if grid.array.shape[0] != len(dataset.channels):
-        raise DataError(
-            f"{case.images[0]}: {grid.array.shape[0]} channels, the data set has"
-            f" {len(dataset.channels)} ({', '.join(dataset.channels)})"
-        )
-    mask = to_canonical([label], dataset.rank, f"label of {case.id}").array[0]
-    if mask.shape != grid.array.shape[1:]:
-        raise DataError(
-            f"{case.label}: shape {label.shape}, its image has {images[0].shape}; are they a pair?"
-        )
-    unfinite = int(np.size(grid.array) - np.isfinite(grid.array).sum())
-    if unfinite:
-        raise DataError(f"{case.images[0]}: {unfinite} NaN or infinite voxels")
-    for name, channel in zip(dataset.channels, grid.array, strict=True):
-        if channel.min() == channel.max():
-            raise DataError(f"{case.images[0]}: channel {name} is constant ({channel.flat[0]})")
-    ids, counts = np.unique(mask, return_counts=True)
-    if dataset.kind == "instances":
-        voxels = {1: int(counts[ids > 0].sum())}
-    else:
-        voxels = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
-        unknown = sorted(set(voxels) - set(dataset.labels))
-        if unknown:
-            raise DataError(
-                f"{case.label}: label {unknown[0]} is not among {sorted(dataset.labels)}"
-            )
-    box = nonzero_box(grid.array) if images[0].physical else None
-    cropped = [s.stop - s.start for s in box] if box else list(mask.shape)
-    where = np.flatnonzero(mask > 0)
-    if where.size == 0:
-        where = np.arange(mask.size)
-    where = where[:: max(1, where.size // SAMPLES_PER_CASE)]
-    values = [channel.reshape(-1)[where].astype(np.float32) for channel in grid.array]
-    fact = CaseFacts(
-        id=case.id,
-        shape=list(mask.shape),
-        cropped=cropped,
-        spacing=list(grid.spacing),
-        orientation=grid.orientation,
-        voxels=voxels,
-        objects=int((ids > 0).sum()),
-    )
-    return fact, values, images[0].physical
-
-
-def _statistics(samples: list[np.ndarray]) -> Intensity:
-    values = np.concatenate(samples).astype(np.float64)
-    low, high = np.percentile(values, (0.5, 99.5))
-    return Intensity(
-        mean=float(values.mean()), std=float(values.std()), low=float(low), high=float(high)
-    )
-
-
 def _target_spacing(measured: Fingerprint) -> list[float]:
-    """Median per axis; a coarse axis (> 3x the next) takes its 10th percentile, but stays coarsest."""
+    """Median per axis; a coarse axis (> 3x the next) takes its 10th percentile, stays coarsest."""
     spacings = np.array([c.spacing for c in measured.cases])
     target = np.median(spacings, axis=0)
     worst = int(np.argmax(target))
@@ -324,7 +205,7 @@ def _target_spacing(measured: Fingerprint) -> list[float]:
 
 
 def _patch(median: list[int], spacing: list[float], budget: int) -> list[int]:
-    """The median volume if it fits the budget, else the largest box of equal physical edges in it."""
+    """The median volume if it fits the budget, else the largest box of equal mm edges in it."""
     if np.prod([_round_up(n) for n in median]) <= budget:
         return [_round_up(n) for n in median]
     low, high = 0.0, max(n * s for n, s in zip(median, spacing, strict=True))

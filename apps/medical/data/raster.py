@@ -24,7 +24,7 @@ _EXIF_ORIENTATION = 274
 def peek(path: Path) -> Peek:
     if _is_tiff(path):
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages[0]
+            page = _first_page(tiff)
             colour = page.photometric == tifffile.PHOTOMETRIC.PALETTE or page.samplesperpixel >= 3
             return Peek((page.imagelength, page.imagewidth), 3 if colour else 1)
     with _open(path) as picture:
@@ -83,10 +83,9 @@ def _open(path: Path) -> Image.Image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         picture = Image.open(path)
     check_voxels(path, picture.size, MAX_PIXELS)
-    if getattr(picture, "n_frames", 1) > 1:
-        raise DataError(
-            f"{path}: holds {getattr(picture, 'n_frames')} frames; one per file is needed"
-        )
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1:
+        raise DataError(f"{path}: holds {frames} frames; one per file is needed")
     return picture
 
 
@@ -115,7 +114,7 @@ def _tiff(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             raise DataError(
                 f"{path}: holds {len(tiff.pages)} pages; one 2-D image per file is needed"
             )
-        series, page = tiff.series[0], tiff.pages[0]
+        series, page = tiff.series[0], _first_page(tiff)
         check_voxels(path, series.shape, MAX_PIXELS * 4)
         array = series.asarray()
         if array.ndim == 3:
@@ -133,16 +132,18 @@ def _tiff(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return _upright(array, orientation), palette
 
 
+def _first_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
+    page = tiff.pages[0]
+    assert isinstance(page, tifffile.TiffPage)  # the first one is never abbreviated to a frame
+    return page
+
+
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """Undo EXIF orientation 1 to 8 on (row, column, ...)."""
-    if orientation in (2, 4, 3):
-        axes = {2: 1, 4: 0, 3: (0, 1)}[orientation]
-        return np.flip(array, axes)
     if orientation >= 5:
         array = array.swapaxes(0, 1)
-        flips = {5: (), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
-        return np.flip(array, flips) if flips else array
-    return array
+    flips: dict[int, tuple[int, ...]] = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+    return np.flip(array, flips.get(orientation, ()))
 
 
 def _png_depth(path: Path) -> tuple[int, bool]:
@@ -160,7 +161,7 @@ def _single_mask(array: np.ndarray, path: Path) -> np.ndarray:
     colour, alpha = (planes[:-1], planes[-1]) if len(planes) in (2, 4) else (planes, None)
     if (colour != colour[0]).any():
         raise DataError(
-            f"{path}: a colour mask; save class ids as grey or palette PNG (0 background, 1, 2, ...)"
+            f"{path}: a colour mask; save class ids (0 background, 1, 2, ...) as grey or palette PNG"
         )
     if alpha is not None and (colour[0] == colour[0].flat[0]).all() and alpha.min() != alpha.max():
         return alpha  # a mask drawn in the alpha channel over one flat colour

@@ -1,4 +1,4 @@
-"""One image or label file in memory: values, where they lie in the world, and how to write beside them.
+"""One image or label file in memory: its values, where they lie in the world, how to write back.
 
 Axis order. A medical file (.nii .nii.gz .mha .mhd .nrrd) gives arrays in (x, y, z) order, the order
 of the affine's columns; SimpleITK's (z, y, x) arrays are transposed on the way in. A picture
@@ -200,7 +200,7 @@ def smallest_unsigned(largest: int) -> type[np.unsignedinteger[Any]]:
 
 
 def check_voxels(path: Path, shape: tuple[int, ...], limit: int = MAX_VOXELS) -> None:
-    """Refuse a declared size that would exhaust memory (a corrupt header or a decompression bomb)."""
+    """Refuse a declared size that would exhaust memory: a bad header or a decompression bomb."""
     count = 1
     for n in shape:
         count *= int(n)
