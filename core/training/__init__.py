@@ -16,16 +16,17 @@ from core.training.config import TrainConfig
 if TYPE_CHECKING:
     from core.training.batches import Batches
     from core.training.checkpoint import load_weights
-    from core.training.loop import FitResult, Interrupted, Task, fit
+    from core.training.loop import fit
+    from core.training.task import FitResult, Interrupted, Task
 
 __all__ = ["Batches", "FitResult", "Interrupted", "Task", "TrainConfig", "fit", "load_weights"]
 
-_HOMES = {"Batches": "batches", "load_weights": "checkpoint"}
+_HOMES = {"Batches": "batches", "load_weights": "checkpoint", "fit": "loop"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(f"core.training.{_HOMES.get(name, 'loop')}"), name)
+        return getattr(import_module(f"core.training.{_HOMES.get(name, 'task')}"), name)
     raise AttributeError(f"module 'core.training' has no attribute {name!r}")

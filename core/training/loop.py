@@ -9,18 +9,12 @@ often the run was killed and resumed and with any number of loader workers: see 
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import signal
-import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +25,7 @@ from core.files import plain
 from core.progress import Progress, SilentProgress
 from core.reporting import environment
 from core.training.batches import Batches, stream
+from core.training.budget import StopReason, is_better, percent_done, schedule_fraction, stop_reason
 from core.training.checkpoint import (
     Best,
     State,
@@ -47,8 +42,11 @@ from core.training.optim import (
     restore_optimizer,
     set_learning_rate,
 )
+from core.training.precision import Autocast, put_back, running_statistics, start_fabric
 from core.training.records import RunFolder, refuse_changes
 from core.training.seeding import derive, seed_generators, seeded
+from core.training.signals import SignalWatch
+from core.training.task import FitResult, Interrupted, Task
 from core.weights.folder import load_state
 
 if TYPE_CHECKING:
@@ -56,44 +54,6 @@ if TYPE_CHECKING:
 
 # A rare overflow under bfloat16 passes; this many bad steps in a row are a run that is lost.
 MAX_SKIPPED = 5
-
-StopReason = Literal["max_steps", "max_minutes", "patience"]
-
-
-class Task(Protocol):
-    """What an application trains. Keeps no state of its own between calls."""
-
-    monitor: str  # the metric that chooses the best weights
-    mode: Literal["max", "min"]
-
-    def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        """The scalar to minimise for one batch (already on the device), and parts of it to log.
-
-        ``network`` returns float32 whatever the precision.
-        """
-        ...
-
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Metrics of ``network`` (the averaged weights, in evaluation mode, without gradients)."""
-        ...
-
-
-class Interrupted(TriptychError):
-    """A signal asked the run to stop; it did so after writing a checkpoint."""
-
-    exit_code = 130
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Where a run ended. ``best`` and ``last`` are checkpoint folders for ``load_weights``."""
-
-    best: Path
-    last: Path
-    metrics: dict[str, float | None]  # of the best weights; None where a metric was not finite
-    steps: int
-    seconds: float  # training and validation, all sessions together
-    stopped_because: StopReason
 
 
 def fit(
@@ -123,7 +83,7 @@ def fit(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    fabric = _fabric(torch.device(device))
+    fabric = start_fabric(torch.device(device))
     run = _Run(fabric, network, task, config, Path(run_dir), progress or SilentProgress())
     run.context = plain(dict(context or {}))
     run.resume_hint = resume_hint
@@ -150,18 +110,19 @@ class _Run:
         self.resume_hint = ""
         self.state = State()
         self.skipped: list[int] = []  # steps skipped in a row
-        self.signalled: signal.Signals | None = None
-        self.raise_on_signal = False
+        self.signals = SignalWatch()
         self.started = time.monotonic()
         self.saved_at = self.started
 
         self.network = network.to(fabric.device).train()
-        # Fabric wraps for DDP; autocast is ours, since Fabric's also rounds the network's inputs,
-        # and a time stamp or a price does not survive 8 bits of mantissa.
         self.optimizer = build_optimizer(self.network, config)
         self.wrapped, self.fabric_optimizer = fabric.setup(self.network, self.optimizer)
         self.ema = Ema(self.network, config.ema_decay) if config.ema_decay is not None else None
-        self.autocast = _autocast_dtype(config, fabric.device)
+        self.autocast = {
+            "float32": None,
+            "bf16": torch.bfloat16,
+            "auto": runtime.autocast_dtype(fabric.device),
+        }[config.precision]
         self.forward = self._with_precision(self.wrapped)
 
     # ---- beginning -------------------------------------------------------------------------
@@ -174,7 +135,7 @@ class _Run:
             if resume:
                 self.progress.message(f"{self.folder.path}: nothing to resume, starting at step 0")
             self.folder.start(self.config, self.context)
-            self.folder.log("start", 0)
+            self.folder.log("start", 0, {})
             self.state = State(fast_matmul=runtime.fast_matmul())
         else:
             self._restore()
@@ -197,7 +158,7 @@ class _Run:
             torch.set_float32_matmul_precision("highest")
         self.state = state.model_copy(update={"stopped_because": None})
         self.folder.restart(self.config, self.context, state.step, state.validated)
-        self.folder.log("resume", state.step, environment=environment(self.config.seed))
+        self.folder.log("resume", state.step, {"environment": environment(self.config.seed)})
         if state.best is not None and state.best.step == state.step and not self._best_is_saved():
             self._save_best()  # killed between the two checkpoints
 
@@ -221,11 +182,17 @@ class _Run:
             workers=config.workers,
             pin=fabric.device.type == "cuda",
         )
-        unit, total = (
-            ("train", self._steps_left()) if config.max_minutes is None else ("train, %", 100)
+        # What is shown: steps if only they are limited, else per cent of the nearer limit.
+        done, total = (
+            self._shown_done(),
+            config.max_steps or 0 if config.max_minutes is None else 100.0,
         )
-        with self._signals(), self.progress.task(unit, total=total) as shown:
-            shown.advance(self._percent() if config.max_minutes is not None else 0)
+        label = "train" if config.max_minutes is None else "train, %"
+        with (
+            closing(batches),  # ends the loader's workers
+            self.signals.watching(),
+            self.progress.task(label, total=max(0.0, total - done)) as shown,
+        ):
             while True:
                 reason, interrupted, fraction = self._agree(self._decide())
                 if interrupted:
@@ -239,10 +206,7 @@ class _Run:
                 if reason is not None:
                     break
                 note = self._step(batches, fraction)
-                if config.max_minutes is None:
-                    shown.advance(1, note=note)
-                else:
-                    shown.advance(self._percent() - shown.done, note=note)
+                shown.advance(self._shown_done() - done - shown.done, note=note)
                 if self._save_is_due():
                     self._save()
         return self._finish(reason)
@@ -253,7 +217,7 @@ class _Run:
         lr = learning_rate(config, step, fraction)
         set_learning_rate(self.optimizer, lr)
         seed_generators(derive(config.seed, "step", step, self.fabric.global_rank))
-        statistics = _running_statistics(self.network)
+        statistics = running_statistics(self.network)
         total = 0.0
         parts: dict[str, float] = {}
         for i in range(config.accumulate):
@@ -282,19 +246,17 @@ class _Run:
                 loss_count=self.state.loss_count + 1,
             )
         else:
-            _put_back(statistics)
+            put_back(statistics)
             self.skipped.append(step + 1)
-            self.folder.log("skipped", step + 1, loss=total, grad_norm=norm)
+            self.folder.log("skipped", step + 1, {"loss": total, "grad_norm": norm})
         self.fabric_optimizer.zero_grad(set_to_none=True)
         self._change(step=step + 1)
         if len(self.skipped) >= MAX_SKIPPED:
             self._diverged(f"the loss or its gradient was not finite at steps {self.skipped}")
         if (step + 1) % config.log_every == 0:
-            seconds = round(self._seconds(), 3)
-            self.folder.log(
-                "train", step + 1, loss=total, lr=lr, grad_norm=norm, seconds=seconds, **parts
-            )
-        best = self.state.best.metrics.get(self.task.monitor) if self.state.best else None
+            values = {"loss": total, "lr": lr, "grad_norm": norm, "seconds": self._clock()}
+            self.folder.log("train", step + 1, {**parts, **values})
+        best = self._best_value()
         known = "" if best is None else f", best {self.task.monitor} {best:.4f}"
         return f"step {step + 1}, loss {total:.4f}{known}"
 
@@ -306,7 +268,7 @@ class _Run:
         if self.fabric.is_global_zero:
             network.eval()
             with (
-                self._interruptible(),
+                self.signals.interruptible(self._interrupt),
                 seeded(derive(self.config.seed, "validate", step)),
                 torch.no_grad(),
             ):
@@ -319,7 +281,9 @@ class _Run:
                 f"validate() returned no '{self.task.monitor}', only {sorted(metrics)}"
             )
         kept = {key: float(v) if math.isfinite(v) else None for key, v in metrics.items()}
-        better = self._is_better(kept[self.task.monitor])
+        value = kept[self.task.monitor]
+        # Something must be best, so the first validation is.
+        better = self.state.best is None or is_better(value, self._best_value(), self.task.mode)
         count = self.state.loss_count
         loss = self.state.loss_sum / count if count else None
         self._change(
@@ -331,9 +295,8 @@ class _Run:
             loss_sum=0.0,
             loss_count=0,
         )
-        seconds = round(self._seconds(), 3)
         # The log first: should the process die before the checkpoint, resuming cuts the log back.
-        self.folder.log("validation", step, seconds=seconds, train_loss=loss, **kept)
+        self.folder.log("validation", step, {"seconds": self._clock(), "train_loss": loss, **kept})
         self._save()
         if better:
             self._save_best()
@@ -342,7 +305,7 @@ class _Run:
         if self.state.stopped_because != reason:
             self._change(stopped_because=reason)
             self._save()
-            self.folder.log("stop", self.state.step, reason=reason, seconds=self.state.seconds)
+            self.folder.log("stop", self.state.step, {"reason": reason, "seconds": self._clock()})
         best = self.state.best
         assert best is not None  # the last step is always validated
         return FitResult(
@@ -357,27 +320,18 @@ class _Run:
     # ---- decisions -------------------------------------------------------------------------
 
     def _decide(self) -> tuple[StopReason | None, bool, float]:
-        """(why to stop, whether a signal came, fraction of the budget used)."""
-        config, state = self.config, self.state
-        seconds, budget = self._seconds(), (config.max_minutes or math.inf) * 60
-        # The last validation belongs to the budget: leave room for it.
-        usable = max(budget - state.slowest_validation, 0.5 * budget)
-        reason: StopReason | None = None
-        if config.patience is not None and state.waited >= config.patience:
-            reason = "patience"
-        elif config.max_steps is not None and state.step >= config.max_steps:
-            reason = "max_steps"
-        elif seconds >= usable:
-            reason = "max_minutes"
-        used = seconds / usable if config.max_steps is None else state.step / config.max_steps
-        return reason, self.signalled is not None, min(used, 1.0)
+        """(why to stop, whether a signal came, where the learning-rate schedule stands)."""
+        state, seconds = self.state, self._seconds()
+        slowest = state.slowest_validation
+        return (
+            stop_reason(self.config, state.step, state.waited, seconds, slowest),
+            self.signals.received is not None,
+            schedule_fraction(self.config, state.step, seconds, slowest),
+        )
 
-    def _is_better(self, value: float | None) -> bool:
-        before = self.state.best.metrics.get(self.task.monitor) if self.state.best else None
-        if self.state.best is None or value is None or before is None:
-            # Something must be best; a number beats an undefined metric.
-            return self.state.best is None or (before is None and value is not None)
-        return value > before if self.task.mode == "max" else value < before
+    def _best_value(self) -> float | None:
+        best = self.state.best
+        return None if best is None else best.metrics.get(self.task.monitor)
 
     def _save_is_due(self) -> bool:
         config = self.config
@@ -387,19 +341,16 @@ class _Run:
         # After a skipped step wait for a good one: the checkpoint must be a good place to return to.
         return (by_step or by_time) and not self.skipped
 
-    def _steps_left(self) -> int:
-        return max(0, (self.config.max_steps or 0) - self.state.step)
-
-    def _percent(self) -> float:
-        config = self.config
-        assert config.max_minutes is not None
-        used = self._seconds() / (60 * config.max_minutes)
-        if config.max_steps is not None:
-            used = max(used, self.state.step / config.max_steps)
-        return round(100 * min(used, 1.0), 1)
+    def _shown_done(self) -> float:
+        if self.config.max_minutes is None:
+            return self.state.step
+        return percent_done(self.config, self.state.step, self._seconds())
 
     def _seconds(self) -> float:
         return self.state.seconds + time.monotonic() - self.started
+
+    def _clock(self) -> float:
+        return round(self._seconds(), 3)
 
     # ---- saving ----------------------------------------------------------------------------
 
@@ -430,8 +381,8 @@ class _Run:
 
     def _interrupt(self) -> None:
         self._save()
-        name = self.signalled.name if self.signalled else "a signal"
-        self.folder.log("interrupted", self.state.step, signal=name)
+        name = self.signals.received.name if self.signals.received else "a signal"
+        self.folder.log("interrupted", self.state.step, {"signal": name})
         raise Interrupted(
             f"interrupted by {name} at step {self.state.step}; a checkpoint is in "
             f"{self.folder.last}; continue with: {self.resume_hint}"
@@ -456,7 +407,7 @@ class _Run:
     def _with_precision(self, network: nn.Module) -> nn.Module:
         if self.autocast is None:
             return network
-        return _Autocast(network, self.fabric.device.type, self.autocast)
+        return Autocast(network, self.fabric.device.type, self.autocast)
 
     def _agree(self, decision: Any) -> Any:
         """The first process decides: clocks and signals differ between processes."""
@@ -468,112 +419,3 @@ class _Run:
         bad = torch.tensor(0.0 if ok else 1.0, device=self.fabric.device)
         total = self.fabric.all_reduce(bad, reduce_op="sum")
         return not bool(torch.as_tensor(total).any())
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM for the loop; a second one acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python allows signal handlers in the main thread only (a web page has others)
-            return
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: Any) -> None:
-            del frame
-            self.signalled = signal.Signals(number)
-            for each, handler in before.items():
-                signal.signal(each, handler)
-            if self.raise_on_signal:
-                raise KeyboardInterrupt
-
-        try:
-            for each in before:
-                signal.signal(each, note)
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """A validation may take minutes and changes nothing: a signal may end it anywhere."""
-        self.raise_on_signal = True
-        try:
-            yield
-        except KeyboardInterrupt:
-            if self.signalled is None:
-                raise
-            self.raise_on_signal = False
-            self._interrupt()
-        finally:
-            self.raise_on_signal = False
-
-
-class _Autocast(nn.Module):
-    """``network`` under automatic mixed precision, its outputs in float32; else like ``network``."""
-
-    def __init__(self, network: nn.Module, device: str, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network = network
-        self.device_type = device
-        self.dtype = dtype
-        self.training = network.training
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        from lightning_utilities.core.apply_func import apply_to_collection
-
-        with torch.autocast(self.device_type, dtype=self.dtype):
-            output = self.network(*args, **kwargs)
-        return apply_to_collection(
-            output, Tensor, lambda t: t.float() if t.is_floating_point() else t
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("network"), name)
-
-
-def _fabric(device: torch.device) -> Fabric:
-    """Fabric on one device, or DDP over the processes that torchrun started."""
-    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from lightning.fabric import Fabric
-        from lightning.fabric.plugins.environments import LightningEnvironment
-
-        if torch.distributed.is_torchelastic_launched():
-            local = int(os.environ["LOCAL_WORLD_SIZE"])
-            nodes = int(os.environ["WORLD_SIZE"]) // local
-            fabric = Fabric(accelerator=device.type, strategy="ddp", devices=local, num_nodes=nodes)
-        else:
-            devices: Any = 1 if device.index is None else [device.index]
-            devices = 1 if device.type == "cpu" else devices
-            # Named, or Fabric would read a cluster scheduler's variables and expect more processes.
-            fabric = Fabric(
-                accelerator=device.type, devices=devices, plugins=[LightningEnvironment()]
-            )
-        fabric.launch()
-    return fabric
-
-
-def _autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    if config.precision == "auto":
-        return runtime.autocast_dtype(device)
-    return torch.bfloat16 if config.precision == "bf16" else None
-
-
-def _running_statistics(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """(buffer, copy) of normalisation statistics, which a forward pass changes before it fails."""
-    return [
-        (buffer, buffer.clone())
-        for module in network.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        for buffer in module.buffers(recurse=False)
-    ]
-
-
-def _put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, before in statistics:
-        buffer.copy_(before)

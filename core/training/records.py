@@ -1,7 +1,7 @@
 """A run's folder: what was asked, where it ran, what happened, and the checkpoints.
 
     config.yaml    settings, every default written out      env.json      machine and versions
-    log.jsonl      one event a line: start, train, validation, skipped, resume, stop
+    log.jsonl      one event a line: start, train, validation, ...
     metrics.csv    one row per validation                   checkpoints/  last/ and best/
 
 The log is the record; ``metrics.csv`` is a view of its validation events, rewritten with each. On
@@ -89,11 +89,11 @@ class RunFolder:
         self._rows = [_row(event) for event in events if event["event"] == "validation"]
         self._write_rows()
 
-    def log(self, event: str, step: int, **values: Any) -> None:
+    def log(self, event: str, step: int, values: dict[str, Any]) -> None:
         """Append one event; a validation also becomes a row of metrics.csv."""
         if not self._active:
             return
-        record = plain({"event": event, "step": step, **values})
+        record = plain({"event": event, "step": step} | values)
         with open(self._log, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
         if event == "validation":

@@ -140,10 +140,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             value = value.clone()
         seen.add(value.untyped_storage().data_ptr())
         flat[name] = value
-    # Made here first, it gets the permissions every other file gets; safetensors' own are 0600.
     path.touch()
+    mode = path.stat().st_mode  # what every new file gets here; safetensors' own are 0600
     try:
         save_file(flat, path)
+        path.chmod(mode)
     except SafetensorError as error:
         for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             if f"os error {code})" in str(error):
