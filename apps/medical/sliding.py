@@ -121,6 +121,7 @@ def sliding_logits(
     result: np.ndarray | None = None
     with torch.inference_mode(), _task(progress, len(windows)) as advance:
         for cell, scores, weight in work.finished_cells(whole, windows, advance, weighted=True):
+            assert weight is not None
             mean = scores / weight
             if work.averages_probabilities:
                 mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()

@@ -1,0 +1,229 @@
+"""Trained models on disk: what a folder holds, where the shipped ones are, how they come back.
+
+A model folder holds ``model.safetensors`` and ``model.json`` (a ``ModelSpec``). A folder with
+sub-folders ``fold_0``, ``fold_1``, ... that are model folders is an ensemble. Nothing in a model
+folder is ever executed: pickled checkpoints are refused by their content.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from apps.medical.data.plan import Plan
+from core.config import StrictModel, validate
+from core.errors import DataError, UsageError, unknown
+from core.files import sha256
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+METADATA = "model.json"
+TENSORS = "model.safetensors"
+
+
+class NetworkSpec(StrictModel):
+    """The arguments of ``apps.medical.models.build``."""
+
+    name: str
+    rank: Literal[2, 3]
+    in_channels: int
+    out_channels: int
+    options: dict[str, Any] = {}
+
+
+class ModelSpec(StrictModel):
+    """Everything about a model but its tensors: ``model.json``."""
+
+    format: Literal[1] = 1
+    name: str
+    network: NetworkSpec
+    plan: Plan
+    labels: dict[int, str]
+    training: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    licence: str | None = None
+    intended_use: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to run: evaluation mode, on its device. Several networks are an ensemble."""
+
+    networks: tuple[nn.Module, ...]
+    spec: ModelSpec
+    folder: Path
+    folds: tuple[str, ...] = ()  # names of the ensemble's folders, empty for a single model
+    weights: dict[str, str] = field(default_factory=dict)  # file below `folder` -> sha256
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, or the first of an ensemble."""
+        return self.networks[0]
+
+
+def weights_root() -> Path:
+    """Where the shipped models are: $TRIPTYCH_WEIGHTS, the clone's weights/, or the prefix's share."""
+    override = os.environ.get("TRIPTYCH_WEIGHTS")
+    if override:
+        return Path(override)
+    clone = ROOT / "weights"
+    installed = Path(sys.prefix) / "share" / "triptych" / "weights"
+    return clone if clone.is_dir() or not installed.is_dir() else installed
+
+
+def shipped() -> list[str]:
+    """Names of the models under ``weights_root()``."""
+    root = weights_root()
+    if not root.is_dir():
+        return []
+    return sorted(f.name for f in root.iterdir() if f.is_dir() and (_is_model(f) or _folds(f)))
+
+
+def find_model(ref: str | Path) -> Path:
+    """The folder of a shipped name or of a path. A bare name means a shipped model first.
+
+    Raises UsageError, naming the nearest shipped model, when there is neither.
+    """
+    text = os.fspath(ref)
+    bare = text not in ("", ".", "..") and not any(sep in text for sep in ("/", "\\"))
+    if bare and (weights_root() / text).is_dir():
+        return weights_root() / text
+    if text and Path(text).exists():
+        return Path(text)
+    if bare:
+        message = unknown("model", text, shipped())
+        raise UsageError(f"{message} (in {weights_root()}); or give the path of a model folder")
+    raise UsageError(f"{text}: no such model folder; give one, or one of {', '.join(shipped())}")
+
+
+def load_model(
+    ref: str | Path,
+    device: torch.device | str = "cpu",
+    folds: str | Sequence[int] = "all",
+) -> Model:
+    """Load a shipped model by name or a model folder by path; ``folds`` picks from an ensemble.
+
+    ``folds`` is "all", or fold numbers such as ``[0, 2]`` or "0,2". Raises UsageError for an unknown
+    model or fold; DataError for missing, damaged or pickled weights, for weights of another
+    architecture, and for folds that do not belong together.
+    """
+    from core.weights.folder import load_folder
+
+    folder = find_model(ref)
+    parts = _folds(folder) if folder.is_dir() and not _is_model(folder) else []
+    chosen = _choose(parts, folds, folder)
+    if not chosen and folder.is_dir() and not (folder / METADATA).exists():
+        held = sorted(p.name for p in folder.iterdir())[:3]
+        if not any(name.endswith((".pt", ".pth", ".ckpt", ".bin", ".pkl")) for name in held):
+            raise DataError(
+                f"{folder}: no trained model here (neither {METADATA} nor fold_0/{METADATA}); "
+                "train one or copy the whole model folder"
+            )
+    specs, networks, sums = [], [], {}
+    for part in chosen or [folder]:
+        tensors, metadata = load_folder(part)
+        specs.append(_spec(metadata, part))
+        networks.append(_network(specs[-1], tensors, part).to(device).eval())
+        file = part / TENSORS
+        sums[file.relative_to(folder).as_posix()] = sha256(file)
+    _check_alike(specs, chosen)
+    names = tuple(part.name for part in chosen)
+    return Model(tuple(networks), specs[0], folder, names, sums)
+
+
+def save_model(
+    folder: Path,
+    network: nn.Module,
+    spec: ModelSpec,
+    force: bool = False,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model folder; ``dtype`` is how floating tensors are stored (None: as they are).
+
+    Raises as ``core.weights.folder.save_folder`` does.
+    """
+    from core.weights.folder import save_folder
+
+    metadata = spec.model_dump(mode="json")
+    save_folder(Path(folder), network.state_dict(), metadata, force=force, dtype=dtype)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / METADATA).is_file()
+
+
+def _folds(folder: Path) -> list[Path]:
+    """The model folders fold_0, fold_1, ... below ``folder``, in numerical order."""
+    found = [f for f in folder.glob("fold_*") if re.fullmatch(r"fold_\d+", f.name) and _is_model(f)]
+    return sorted(found, key=lambda f: int(f.name[5:]))
+
+
+def _choose(parts: list[Path], folds: str | Sequence[int], folder: Path) -> list[Path]:
+    if folds == "all":
+        return parts
+    try:
+        wanted = [int(number) for number in (folds.split(",") if isinstance(folds, str) else folds)]
+    except ValueError:
+        raise UsageError(f"folds '{folds}': give 'all' or numbers such as 0,1,2") from None
+    if not parts:
+        if wanted == [0]:
+            return []
+        raise UsageError(f"{folder}: is a single model without folds; leave out --folds")
+    known = {int(part.name[5:]): part for part in parts}
+    for number in wanted:
+        if number not in known:
+            raise UsageError(
+                f"{folder}: no fold {number}; it has {', '.join(map(str, sorted(known)))}"
+            )
+    return [known[number] for number in dict.fromkeys(wanted)]
+
+
+def _spec(metadata: dict[str, Any], folder: Path) -> ModelSpec:
+    if metadata.get("format", 1) != 1:
+        raise DataError(
+            f"{folder / METADATA}: format {metadata['format']!r} is newer than this program (1); "
+            "update it"
+        )
+    try:
+        return validate(ModelSpec, metadata, str(folder / METADATA))
+    except UsageError as error:  # the file is wrong, not the command line
+        raise DataError(str(error)) from error
+
+
+def _network(spec: ModelSpec, tensors: dict[str, torch.Tensor], folder: Path) -> nn.Module:
+    from apps.medical import models
+    from core.weights.folder import load_state
+
+    about = spec.network
+    try:
+        network = models.build(
+            about.name,
+            rank=about.rank,
+            in_channels=about.in_channels,
+            out_channels=about.out_channels,
+            **about.options,
+        )
+    except UsageError as error:
+        raise DataError(f"{folder / METADATA}: {error}") from error
+    load_state(network, tensors, str(folder))
+    return network
+
+
+def _check_alike(specs: list[ModelSpec], parts: list[Path]) -> None:
+    """An ensemble must see the same input and mean the same by its outputs."""
+    first = specs[0]
+    for spec, part in zip(specs[1:], parts[1:]):
+        for what in ("labels", "plan"):
+            if getattr(spec, what) != getattr(first, what):
+                raise DataError(
+                    f"{part}: its {what} differs from {parts[0].name}'s; "
+                    "folds of one ensemble must share both"
+                )
