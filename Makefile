@@ -32,9 +32,10 @@ quickstart: $(VENV)/.installed
 	@echo "Look at the picture:  $(OUT)/hippocampus_003/overlay.png"
 	@echo "Next:"
 	@echo "  $(PY) apps/medical/run.py info"
-	@echo "  $(PY) apps/medical/run.py predict YOUR_HIPPOCAMPUS_CROP.nii.gz --model hippocampus --out out/mine"
+	@echo "  $(PY) apps/medical/run.py predict samples/nuclei/images --model nuclei --out out/nuclei"
 	@echo "  $(PY) apps/medical/run.py check samples/hippocampus"
-	@echo "  $(PY) apps/medical/run.py train samples/hippocampus --model unet --fold 0 --max-minutes 5 --out runs/medical/try"
+	@echo "  $(PY) apps/medical/run.py predict YOUR_CROP.nii.gz --model hippocampus --out out/mine"
+	@echo "Training on your own images: see README.md"
 
 test: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

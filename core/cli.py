@@ -76,7 +76,7 @@ def make_app(name: str, help: str) -> typer.Typer:
 
 
 def main(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run ``app`` and return the process's exit code; never raises but for a debugging session.
+    """Run ``app`` and return the process's exit code. It raises nothing itself.
 
     TriptychError becomes one line ``error: ...`` on standard error. An unexpected exception becomes
     one line as well, with its traceback only when TRIPTYCH_DEBUG=1.
