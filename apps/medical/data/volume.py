@@ -13,7 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +122,10 @@ def read_label(path: Path | str, *, threshold: float | None = None) -> Volume:
             f"{path}: a JPEG mask with {len(np.unique(array))} grey values (compression noise);"
             " save masks as PNG, or pass a threshold"
         )
-    return Volume(
-        array=_as_integers(array, path),
-        affine=volume.affine,
-        spacing=volume.spacing,
-        rank=volume.rank,
-        path=path,
-        physical=volume.physical,
-        notes=volume.notes,
-        store=volume.store,
-    )
+    notes = volume.notes
+    if array.dtype.kind == "f":
+        notes = notes | {"dtype": f"integer labels stored as {array.dtype}"}
+    return replace(volume, array=_as_integers(array, path), notes=notes)
 
 
 def peek(path: Path | str) -> Peek:
