@@ -26,10 +26,9 @@ if __name__ == "__main__":
         )
         sys.exit(4)
 
+from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
 from core.cli import Json  # noqa: E402
-
-DISCLAIMER = "Research use only. Not a medical device; not for diagnosis or treatment decisions."
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

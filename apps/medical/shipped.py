@@ -1,4 +1,7 @@
-"""Where the models that come with the program are. Separate, so that asking imports nothing."""
+"""Where the models that come with the program are, and what they are not.
+
+Separate from what loads them, so that asking imports nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+DISCLAIMER = "Research use only. Not a medical device; not for diagnosis or treatment decisions."
 
 
 def weights_root() -> Path:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from apps.medical.data.plan import Plan
+from apps.medical.shipped import model_cards, weights_root
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError, unknown
 from core.files import sha256
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-ROOT = Path(__file__).resolve().parents[2]
 METADATA = "model.json"
 TENSORS = "model.safetensors"
 
@@ -69,22 +68,9 @@ class Model:
         return self.networks[0]
 
 
-def weights_root() -> Path:
-    """Where the shipped models are: $TRIPTYCH_WEIGHTS, the clone's weights/, or the prefix's share."""
-    override = os.environ.get("TRIPTYCH_WEIGHTS")
-    if override:
-        return Path(override)
-    clone = ROOT / "weights"
-    installed = Path(sys.prefix) / "share" / "triptych" / "weights"
-    return clone if clone.is_dir() or not installed.is_dir() else installed
-
-
 def shipped() -> list[str]:
     """Names of the models under ``weights_root()``."""
-    root = weights_root()
-    if not root.is_dir():
-        return []
-    return sorted(f.name for f in root.iterdir() if f.is_dir() and (_is_model(f) or _folds(f)))
+    return list(model_cards(weights_root()))
 
 
 def find_model(ref: str | Path) -> Path:
@@ -111,7 +97,7 @@ def load_model(
 ) -> Model:
     """Load a shipped model by name or a model folder by path; ``folds`` picks from an ensemble.
 
-    ``folds`` is "all", or fold numbers such as ``[0, 2]`` or "0,2". Raises UsageError for an unknown
+    ``folds`` is "all", "first", or fold numbers such as ``[0, 2]`` or "0,2". Raises UsageError for an unknown
     model or fold; DataError for missing, damaged or pickled weights, for weights of another
     architecture, and for folds that do not belong together.
     """
@@ -167,12 +153,12 @@ def _folds(folder: Path) -> list[Path]:
 
 
 def _choose(parts: list[Path], folds: str | Sequence[int], folder: Path) -> list[Path]:
-    if folds == "all":
-        return parts
+    if folds in ("all", "first"):
+        return parts if folds == "all" else parts[:1]
     try:
         wanted = [int(number) for number in (folds.split(",") if isinstance(folds, str) else folds)]
     except ValueError:
-        raise UsageError(f"folds '{folds}': give 'all' or numbers such as 0,1,2") from None
+        raise UsageError(f"folds '{folds}': give 'all', 'first' or numbers such as 0,1,2") from None
     if not parts:
         if wanted == [0]:
             return []
