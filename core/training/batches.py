@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,7 +69,7 @@ def stream(
     seed: int = 0,
     workers: int = 0,
     pin: bool = False,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Batches ``first``, ``first + stride``, ...: the same for any number of ``workers``."""
     loader: DataLoader[Any] = DataLoader(
         _Indexed(batches, seed),
