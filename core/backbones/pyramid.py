@@ -76,9 +76,10 @@ class Stage(nn.Module):
             )
             for i in range(config.depth)
         )
+        self.lead: nn.Module | None = None
         if config.lead is not None:
             context = BlockContext(dim=config.dim, rank=rank, stage=index, depth=config.depth)
-            self.blocks.insert(0, config.lead.build(context))
+            self.lead = config.lead.build(context)
         self.norm = make_norm(config.end_norm, config.dim, config.end_norm_eps)
         self.extra: nn.Parameter | None = None
         if config.extra_tokens:
@@ -87,6 +88,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor | None]:
         """The blocks on what ``down`` gave: the grid and the extra tokens (B, E, C'), or None."""
+        if self.lead is not None:
+            x = checkpoint(self.lead, x, use_reentrant=False) if recompute else self.lead(x)
         extra = None if self.extra is None else self.extra.expand(x.shape[0], -1, -1)
         for block in self.blocks:
             call = block if extra is None else block.forward_extra
