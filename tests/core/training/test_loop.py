@@ -189,7 +189,7 @@ def test_bfloat16_computes_there_and_returns_float32(toy: ModuleType, tmp_path: 
             inside.append(y.dtype)
             return y
 
-    class Checked(toy.Task):  # type: ignore[name-defined,misc]
+    class Checked(toy.Task):
         def loss(self, network: Any, batch: Any) -> Any:
             assert network(batch["x"]).dtype == torch.float32
             assert network.note == "mine"
@@ -236,7 +236,7 @@ def test_one_bad_batch_is_skipped(toy: ModuleType, tmp_path: Path) -> None:
 def test_poisoned_batch_leaves_no_trace(toy: ModuleType, tmp_path: Path) -> None:
     """NaN inputs reach the running statistics in the forward pass, before any loss is seen."""
 
-    class Poisoned(toy.Batches):  # type: ignore[name-defined,misc]
+    class Poisoned(toy.Batches):
         def batch_at(self, index: int) -> dict[str, Tensor]:
             batch: dict[str, Tensor] = super().batch_at(index)
             if index == 4:
@@ -263,7 +263,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_time_budget_stops_and_its_rest_is_used_on_resume(toy: ModuleType, tmp_path: Path) -> None:
-    class Slow(toy.Task):  # type: ignore[name-defined,misc]
+    class Slow(toy.Task):
         def loss(self, network: Any, batch: Any) -> Any:
             time.sleep(0.01)
             return super().loss(network, batch)
