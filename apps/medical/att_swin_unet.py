@@ -59,8 +59,8 @@ class GuidedWindowAttention(WindowAttention):
             split_heads(t, self.heads) for t in self.qkv(grid.windows(x, w)).chunk(3, -1)
         )
         regions = [
-            grid.axis_regions(s, p, v_, t, self.policy == "masked", x.device)
-            for s, p, v_, t in zip(S, padded, w, shift, strict=True)
+            grid.axis_regions(s, p, t, self.policy == "masked", x.device)
+            for s, p, t in zip(S, padded, shift, strict=True)
         ]
         scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).float() + self.bias(w)
         if any(shift) or padded != S:

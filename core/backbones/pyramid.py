@@ -124,7 +124,7 @@ class Pyramid(nn.Module):
         self.config, self.rank = config, rank
         self.gradient_checkpointing = config.gradient_checkpointing
         depths = [s.depth for s in config.stages]
-        rates = torch.linspace(0, config.drop_path, sum(depths)).tolist()
+        rates = [config.drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
         dims = [config.in_channels, *(s.dim for s in config.stages)]
         self.stages = nn.ModuleList(
             Stage(s, dims[i], rank, i, rates[sum(depths[:i]) : sum(depths[: i + 1])])

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import grid
-from core.blocks import BlockConfig, BlockContext
+from core.blocks import BlockConfig, BlockContext, init_weights
 from core.decoders.conv import ResidualConv, channels_last, he_init, recomputed
 from core.decoders.expand import ExpandKind, make_expand
 from core.errors import UsageError
@@ -175,6 +175,7 @@ class ExpandingDecoder(nn.Module):
             )
             for i in range(n)
         )
+        init_weights(self.levels)
         self.norm_out = nn.LayerNorm(channels[0])
         self.final = make_expand(expand, channels[0], self.channels[0], steps[0], rank)
 
