@@ -196,3 +196,41 @@ def test_damaged_checkpoint_is_named(toy: ModuleType, reference: Path, tmp_path:
     with pytest.raises(DataError, match=r"safetensors: is damaged"):
         fit(toy.network(), toy.Task(), toy.Batches(), TrainConfig(**CONFIG), run, resume=True)
     assert load_weights(run / "checkpoints" / "best")  # the other one is untouched
+
+
+def test_best_is_made_good_after_a_death_before_it(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint knows of a best one that never got written, and holds its weights."""
+    import core.training.loop as loop
+
+    class Died(Exception):
+        pass
+
+    def save(folder: Path, *arguments: Any) -> None:
+        if folder.name == "best" and arguments[0].step == 12:
+            raise Died
+        checkpoint(folder, *arguments)
+
+    checkpoint = loop.save_checkpoint
+    scores = {6: 5.0, 12: 1.0, 18: 7.0, 20: 7.0}
+
+    def task() -> Any:
+        made = toy.Task()
+        made.validate = lambda network: {"error": scores[made.step()]}
+        made.step = lambda: started + made.calls // 2
+        return made
+
+    run, config, started = tmp_path / "run", TrainConfig(**CONFIG), 0
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    with pytest.raises(Died):
+        fit(toy.network(), task(), toy.Batches(), config, run)
+    monkeypatch.undo()
+    started = 12
+    expected = load_weights(run / "checkpoints" / "last")
+    assert load_checkpoint(run / "checkpoints" / "best")[0].step == 6
+    result = fit(toy.network(), task(), toy.Batches(), config, run, resume=True)
+    assert result.metrics == {"error": 1.0}
+    assert load_checkpoint(result.best)[0].step == 12
+    for name, value in load_weights(result.best).items():
+        assert torch.equal(value, expected[name])
