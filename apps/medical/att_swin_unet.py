@@ -20,9 +20,9 @@ leaves open which blocks match, equal positions do, so the decoder has the encod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +55,7 @@ class GuidedWindowAttention(WindowAttention):
         w, shift, padded = self.layout(S)
         x = grid.pad_after(x, [p - s for p, s in zip(padded, S, strict=True)])
         x = torch.roll(x, [-s for s in shift], grid.axes(self.rank))
-        q, k, v = (
-            split_heads(t, self.heads) for t in self.qkv(grid.windows(x, w)).chunk(3, -1)
-        )
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(grid.windows(x, w)).chunk(3, -1))
         regions = [
             grid.axis_regions(s, p, t, self.policy == "masked", x.device)
             for s, p, t in zip(S, padded, shift, strict=True)
@@ -97,7 +95,8 @@ class SummaryCrossAttention(nn.Module):
         tokens = self.norm(torch.cat((summary, other.flatten(1, -2)), 1))
         q = self.q(tokens[:, :1])
         k, v = self.kv(tokens).chunk(2, -1)
-        change = join_heads(attend(*(split_heads(t, self.heads) for t in (q, k, v))))
+        q, k, v = (split_heads(t, self.heads) for t in (q, k, v))
+        change = join_heads(attend(q, k, v))
         change = self.proj(change)[:, 0]  # (B, C)
         return x + change[(slice(None), *([None] * (x.ndim - 2)))]
 
@@ -113,7 +112,8 @@ class CrossSkip(nn.Module):
         )
 
     def forward(self, d: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        for first, second in self.rounds:  # type: ignore[misc]
+        for pair in self.rounds:
+            first, second = cast("Iterable[nn.Module]", pair)
             d, e = first(d, e), second(e, d)
         return d, e
 
@@ -155,7 +155,8 @@ class AttSwinUNet(nn.Module):
         for i in reversed(range(len(maps) - 1)):
             y = grid.crop_to(decoder.expands[i](y), maps[i].shape[1:-1])
             y = decoder.join(i, *self.skips[i](y, maps[i]))
-            for block, guide in zip(decoder.levels[i], attention[i], strict=True):  # type: ignore[arg-type]
+            blocks = cast("Iterable[nn.Module]", decoder.levels[i])
+            for block, guide in zip(blocks, attention[i], strict=True):
                 y, _ = self.run(block, y, guide)
             out.insert(0, y)
         if out:
@@ -223,9 +224,7 @@ def build(
     stages = tuple(
         replace(
             stage,
-            block=replace(
-                stage.block, mixer=GuidedWindowConfig(heads=h, window=w, policy=policy)
-            ),
+            block=replace(stage.block, mixer=GuidedWindowConfig(heads=h, window=w, policy=policy)),
         )
         for stage, h in zip(config.stages, heads, strict=True)
     )

@@ -53,6 +53,7 @@ MODELS: dict[str, ModelEntry] = {
             "convolutions": False,
             "outputs": "start",
             "affine": True,
+            "width": None,
             **SHARED,
         },
         presets={

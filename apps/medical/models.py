@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -119,6 +119,7 @@ def _swin_unetr(
     convolutions: bool,
     outputs: Any,
     affine: bool,
+    width: int | None,
     drop_path: float,
     deep_supervision: int,
     gradient_checkpointing: bool,
@@ -161,6 +162,7 @@ def _swin_unetr(
         in_channels,
         encoder.channels,
         encoder.strides,
+        width=width,
         affine=affine,
         gradient_checkpointing=gradient_checkpointing,
     )
@@ -314,7 +316,7 @@ class AnySize(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         for module in network.modules():
             if type(module).__name__ in ("UnetBasicBlock", "UnetResBlock", "ResidualUnit"):
-                module.forward = functools.partial(self._run, module.forward)  # type: ignore[method-assign]
+                module.forward = functools.partial(self._run, module.forward)
 
     def _run(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.gradient_checkpointing and self.training:
@@ -358,7 +360,9 @@ def _dynunet(
 
     steps = [grid.per_axis(s, rank, "stride") for s in strides]
     if len(steps) != len(channels):
-        raise UsageError(f"dynunet: {len(channels)} channels but {len(steps)} strides; one a level.")
+        raise UsageError(
+            f"dynunet: {len(channels)} channels but {len(steps)} strides; one a level."
+        )
     sizes = _kernels(steps) if kernels is None else [grid.per_axis(k, rank) for k in kernels]
     network = DynUNet(
         spatial_dims=rank,
@@ -412,7 +416,7 @@ def _unet(
         in_channels=in_channels,
         out_channels=out_channels,
         channels=list(channels),
-        strides=steps if len({v for s in steps for v in s}) > 1 else [s[0] for s in steps],
+        strides=cast("Sequence[int]", steps),  # takes tuples too, whatever its annotation says
         num_res_units=residual_units,
     )
     return AnySize(network, steps, rank, gradient_checkpointing)

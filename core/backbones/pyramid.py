@@ -154,6 +154,7 @@ class Pyramid(nn.Module):
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         x, extra, outputs = x.movedim(1, -1), None, []
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             start = stage.down(x)
             x, extra = stage(start, recompute)
             outputs.append((start if self.config.outputs == "start" else x).movedim(-1, 1))

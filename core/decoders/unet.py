@@ -14,7 +14,9 @@ ExpandingDecoder: Cao et al., "Swin-Unet", 2021 (section 3.4), and, with CARAFE,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +37,11 @@ def factors(strides: Sequence[grid.PerAxis], rank: int) -> list[tuple[int, ...]]
     """
     levels = [(1,) * rank, *(grid.per_axis(s, rank, "stride") for s in strides)]
     result = []
-    for fine, coarse in zip(levels, levels[1:], strict=False):
+    for fine, coarse in itertools.pairwise(levels):
         if any(c % f for f, c in zip(fine, coarse, strict=True)):
-            raise UsageError(f"strides {fine} and {coarse}: each must be a multiple of the one before.")
+            raise UsageError(
+                f"strides {fine} and {coarse}: each must be a multiple of the one before."
+            )
         result.append(tuple(c // f for f, c in zip(fine, coarse, strict=True)))
     return result
 
@@ -87,7 +91,9 @@ class ResidualDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) < 2:
-            raise UsageError(f"decoder of {len(channels)} levels: a pyramid of at least 2 is needed.")
+            raise UsageError(
+                f"decoder of {len(channels)} levels: a pyramid of at least 2 is needed."
+            )
         self.rank, self.norm_maps = rank, norm_maps
         self.gradient_checkpointing = gradient_checkpointing
         steps = factors(strides, rank)
@@ -113,9 +119,7 @@ class ResidualDecoder(nn.Module):
     def forward(self, image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         recompute = self.gradient_checkpointing and self.training
         if self.norm_maps:
-            maps = [
-                F.layer_norm(m.movedim(1, -1), (m.shape[1],)).movedim(-1, 1) for m in maps
-            ]
+            maps = [F.layer_norm(m.movedim(1, -1), (m.shape[1],)).movedim(-1, 1) for m in maps]
         levels = [image, *maps] if self.uses_image else list(maps)
         levels = [
             recomputed(recompute, skip, channels_last(m))
@@ -199,6 +203,6 @@ class ExpandingDecoder(nn.Module):
 
     def run(self, i: int, x: Tensor) -> Tensor:
         """The blocks of level i."""
-        for block in self.levels[i]:
+        for block in cast("Iterable[nn.Module]", self.levels[i]):
             x = recomputed(self.gradient_checkpointing and self.training, block, x)
         return x

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from core.backbones.pyramid import Pyramid
 from core.decoders import InstanceNorm
 from core.errors import DataError
 
@@ -55,6 +56,7 @@ _CONV = {
     "norm2": "norm2",
     "norm3": "shortcut.1",
 }
+_CONVS = "|".join(map(re.escape, _CONV))
 # MONAI's name of the block that refines each skip, finest first; level 4 has none; 10 the coarsest.
 _SKIPS = {"encoder1": 0, "encoder2": 1, "encoder3": 2, "encoder4": 3, "encoder10": 5}
 _STEM = "swinViT.patch_embed.proj.weight"
@@ -71,7 +73,10 @@ def load_swin_unetr(
     """
     source = str(checkpoint) if isinstance(checkpoint, Path | str) else "checkpoint"
     state = read_checkpoint(checkpoint) if isinstance(checkpoint, Path | str) else checkpoint
-    order = module.encoder.config.stages[-1].down.order  # type: ignore[union-attr]
+    encoder = module.encoder
+    if not isinstance(encoder, Pyramid):
+        raise DataError(f"{source}: the network to fill is no Swin UNETR; build 'swin_unetr'.")
+    order = getattr(encoder.config.stages[-1].down, "order", "first")
     mapped = map_swin_unetr(state, merging=merging, order=order, source=source)
     wanted = module.state_dict()
     unexpected = sorted(k for k in mapped if k not in wanted)
@@ -208,17 +213,14 @@ def _rename(key: str) -> str | None:
     if m := re.fullmatch(r"swinViT\.layers(\d)\.0\.downsample\.(norm|reduction)\.(\w+)", key):
         kind = "norm" if m[2] == "norm" else "proj"
         return f"encoder.stages.{m[1]}.down.{kind}.{m[3]}"
-    if m := re.fullmatch(r"swinViT\.layers(\d)c\.0\.layer\.(.+)\.(\w+)", key):
-        if m[2] in _CONV:
-            return f"encoder.stages.{int(m[1]) - 1}.lead.{_CONV[m[2]]}.{m[3]}"
-    if (m := re.fullmatch(r"(encoder\d+)\.layer\.(.+)\.(\w+)", key)) and m[1] in _SKIPS:
-        if m[2] in _CONV:
-            return f"decoder.skips.{_SKIPS[m[1]]}.{_CONV[m[2]]}.{m[3]}"
+    if m := re.fullmatch(rf"swinViT\.layers(\d)c\.0\.layer\.({_CONVS})\.(\w+)", key):
+        return f"encoder.stages.{int(m[1]) - 1}.lead.{_CONV[m[2]]}.{m[3]}"
+    if m := re.fullmatch(rf"(encoder(?:1|2|3|4|10))\.layer\.({_CONVS})\.(\w+)", key):
+        return f"decoder.skips.{_SKIPS[m[1]]}.{_CONV[m[2]]}.{m[3]}"
     if m := re.fullmatch(r"decoder([1-5])\.transp_conv\.conv\.(\w+)", key):
         return f"decoder.ups.{int(m[1]) - 1}.up.{m[2]}"
-    if m := re.fullmatch(r"decoder([1-5])\.conv_block\.(.+)\.(\w+)", key):
-        if m[2] in _CONV:
-            return f"decoder.ups.{int(m[1]) - 1}.conv.{_CONV[m[2]]}.{m[3]}"
+    if m := re.fullmatch(rf"decoder([1-5])\.conv_block\.({_CONVS})\.(\w+)", key):
+        return f"decoder.ups.{int(m[1]) - 1}.conv.{_CONV[m[2]]}.{m[3]}"
     if m := re.fullmatch(r"out\.conv\.conv\.(\w+)", key):
         return f"heads.0.{m[1]}"
     return None

@@ -66,7 +66,8 @@ def test_deep_supervision_only_in_training(name: str, rank: int) -> None:
     net = tiny(name, rank, deep_supervision=2)
     x = torch.randn(1, 2, *SIZES[rank][0])
     out = net.train()(x)
-    assert isinstance(out, list) and len(out) == 3
+    assert isinstance(out, list)
+    assert len(out) == 3
     assert out[0].shape == (1, 3, *x.shape[2:])
     assert all(o.shape[1] == 3 for o in out)
     assert isinstance(net.eval()(x), Tensor)

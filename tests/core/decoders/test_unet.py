@@ -90,7 +90,8 @@ def test_gradients_reach_everything(make: Any, rank: int) -> None:
     out = net(torch.randn(2, 2, *size), features)[0]
     (out * torch.randn_like(out)).sum().backward()
     for name, p in net.named_parameters():
-        assert p.grad is not None and p.grad.abs().sum() > 0, name
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
     assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in features)
 
 
@@ -161,7 +162,8 @@ def test_unfold_factors_order() -> None:
     x = torch.zeros(1, 3, 4, 4, 1)
     x[0, 2, 3, :, 0] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     y = unfold_factors(x, (2, 2))[0, :, :, 0]
-    assert y[4:6, 6:8].tolist() == [[1, 2], [3, 4]] and y.sum() == 10
+    assert y[4:6, 6:8].tolist() == [[1, 2], [3, 4]]
+    assert y.sum() == 10
 
 
 def test_patch_expand_by_hand() -> None:
