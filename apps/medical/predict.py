@@ -37,7 +37,7 @@ from apps.medical.results import (
     statistics,
 )
 from apps.medical.shipped import DISCLAIMER
-from core.errors import DataError, ResourceError, TriptychError, UsageError
+from core.errors import DataError, UsageError
 from core.files import atomic_path, plain, sha256, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import Timer, environment, peak_memory_mb
@@ -300,11 +300,9 @@ def _one(
             with case_folder(root / case.name, force) as folder:
                 _write(folder, case, volumes, labels, model, options, result, timer)
             result.folder, result.probabilities = root / case.name, None
-    except ResourceError:
-        raise
-    except TriptychError as error:
+    except DataError as error:
         result.error = str(error)
-        progress.message(f"error: {case.name}: {error}")
+        progress.message(f"error: {error}")
     return result
 
 
@@ -506,3 +504,21 @@ def as_json(results: Sequence[CaseResult]) -> dict[str, Any]:
         "failed": sum(r.error is not None for r in results),
         "disclaimer": DISCLAIMER,
     }
+
+
+def print_results(results: Sequence[CaseResult], fast: bool = False) -> None:
+    """What was found and where it lies, for a person, on standard output."""
+    for result in results:
+        if result.error:
+            print(f"{result.case}: failed: {result.error}")
+            continue
+        if result.skipped:
+            print(f"{result.case}: already finished, skipped ({result.folder})")
+            continue
+        found = "; ".join(legend(result.stats).values())
+        print(f"{result.case}: {found}   {result.seconds:.1f} s   {result.folder}")
+        for warning in result.warnings:
+            print(f"  warning: {warning}")
+    if fast:
+        print("--fast: windows overlap by 0.25 and one fold was used; less exact at window seams.")
+    print(DISCLAIMER)

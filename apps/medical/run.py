@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,9 +26,12 @@ if __name__ == "__main__":
         )
         sys.exit(4)
 
+import typer  # noqa: E402
+
 from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
-from core.cli import Json  # noqa: E402
+from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
+from core.errors import DataError, UsageError  # noqa: E402
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -58,6 +61,130 @@ def info(json: Json = False) -> None:
         "exit_codes": cli.EXIT_CODES,
     }
     cli.emit(report, as_json=json, human=lambda: _print_info(report))
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Images, or folders of them.", show_default=False)
+    ],
+    model: Annotated[
+        str, typer.Option(help="A shipped model's name or a model folder.")
+    ] = "hippocampus",
+    out: Annotated[Path, typer.Option(help="Each case gets a folder in here.")] = Path("out"),
+    folds: Annotated[
+        str, typer.Option(help="all, or such as 0,2: members of an ensemble.")
+    ] = "all",
+    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies.")] = False,
+    overlap: Annotated[
+        float | None, typer.Option(help="Of neighbouring windows; 0.5, with --fast 0.25.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Windows computed at once.", min=1)] = 1,
+    mem_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Most memory for class scores, such as 500MB or 2GB.", show_default=False
+        ),
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Overlap 0.25, first fold only: less exact at seams.")
+    ] = False,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also write probabilities.npz.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Replace NaN and infinite voxels, with a warning.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--continue", help="Skip cases that are already finished.")
+    ] = False,
+    force: Force = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Segment images: seg.nii.gz, stats.json, overlay.png and manifest.json per case."""
+    from apps.medical import predict as implementation  # the function, see the package
+    from apps.medical.predict import as_json, print_results
+    from core.progress import get_progress
+
+    results = implementation(
+        list(inputs),
+        model,
+        out,
+        folds=folds,
+        tta=tta,
+        overlap=overlap,
+        batch=batch,
+        mem_limit=_bytes(mem_limit),
+        fast=fast,
+        save_probabilities=save_probabilities,
+        repair=repair,
+        force=force,
+        resume=resume,
+        device=device,
+        threads=threads,
+        seed=seed,
+        progress=get_progress(quiet or json),
+    )
+    report = as_json(results)
+    if quiet or json:  # otherwise the progress has said so at once
+        for case in results:
+            if case.error:
+                print(f"error: {case.error}", file=sys.stderr)
+    cli.emit(report, as_json=json, human=lambda: print_results(results, fast))
+    if report["failed"]:
+        raise typer.Exit(DataError.exit_code)
+
+
+@app.command()
+def evaluate(
+    pred: Annotated[Path, typer.Option(help="Folder of predictions, as predict writes it.")],
+    ref: Annotated[Path, typer.Option(help="Folder of reference labels, named like the cases.")],
+    out: Annotated[Path, typer.Option(help="Metrics as JSON; per case as CSV beside it.")],
+    nsd_tolerance: Annotated[float, typer.Option(help="Of the surface Dice, in mm.")] = 1.0,
+    instances: Annotated[
+        bool | None,
+        typer.Option(help="Whether labels number objects; decided by the files if not given."),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out references without a prediction.")
+    ] = False,
+    force: Force = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Compare with references: Dice, IoU, HD95, NSD, volume error, with 95 % intervals."""
+    from apps.medical import evaluate as implementation
+    from core.progress import get_progress
+
+    result = implementation.evaluate(
+        pred,
+        ref,
+        out,
+        nsd_tolerance=nsd_tolerance,
+        instances=instances,
+        allow_missing=allow_missing,
+        seed=seed,
+        force=force,
+        progress=get_progress(quiet or json),
+    )
+    cli.emit(result, as_json=json, human=lambda: implementation.print_summary(result))
+
+
+def _bytes(text: str | None) -> int | None:
+    """``500MB`` or ``1.5 GB`` as bytes."""
+    import re
+
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG])i?B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"--mem-limit '{text}': give a number and a unit, such as 500MB or 2GB")
+    return int(float(match[1]) * 2 ** (10 * ("KMG".index(match[2].upper()) + 1)))
 
 
 # What `info` reads. All of it is text and JSON on disk.
