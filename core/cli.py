@@ -126,6 +126,22 @@ def emit(obj: dict[str, Any], *, as_json: bool, human: Callable[[], None] | None
         human()
 
 
+def parse_options(items: Sequence[str]) -> dict[str, Any]:
+    """``["a=1", "b=[2, 3]", "c=none"]`` as a dict, the values read as YAML; UsageError otherwise."""
+    import yaml
+
+    options: dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        try:
+            options[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name.strip():
+            raise UsageError(f"option {item!r}: want name=value, e.g. window=5 or heads=[2, 4].")
+    return options
+
+
 def set_threads(threads: int | None) -> None:
     """Limit the processor threads of PyTorch and of the libraries loaded after this call."""
     if threads is None:

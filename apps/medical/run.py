@@ -187,6 +187,131 @@ def _bytes(text: str | None) -> int | None:
     return int(float(match[1]) * 2 ** (10 * ("KMG".index(match[2].upper()) + 1)))
 
 
+DatasetPath = Annotated[Path, typer.Argument(help="Folder of the data set (see `info`, Inputs).")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a plan entry, e.g. --set batch=2.")
+]
+
+
+@app.command()
+def check(dataset: DatasetPath, json: Json = False, quiet: Quiet = False) -> None:
+    """Audit a data set: pairs, grids, labels, duplicates, folds."""
+    from apps.medical.data.check import audit, render
+    from apps.medical.data.datasets import open_dataset
+    from core.progress import get_progress
+
+    report = audit(open_dataset(dataset), get_progress(quiet))
+    cli.emit(report, as_json=json, human=lambda: render(report))
+    if report["counts"]["error"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def plan(
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Option(help="Where to write the plan.")] = Path("plan.yaml"),
+    overrides: Overrides = None,
+    json: Json = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a data set and write an editable plan.yaml."""
+    from apps.medical.data.datasets import open_dataset
+    from apps.medical.train import make_run_plan
+    from core.files import require_absent
+    from core.progress import get_progress
+
+    require_absent(out, force)
+    made = make_run_plan(open_dataset(dataset), out, overrides or (), get_progress(quiet))
+
+    def show() -> None:
+        print(out.read_text(encoding="utf-8"), end="")
+        print(f"\nwritten to {out}; edit it, then: run.py train {dataset} --plan {out} --out RUN")
+
+    cli.emit({"path": str(out), "plan": made.model_dump(mode="json")}, as_json=json, human=show)
+
+
+@app.command()
+def train(
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Option(help="Run folder; afterwards also a model for `predict`.")],
+    model: Annotated[
+        str | None, typer.Option(help="Network (see `info`); the plan's when not given.")
+    ] = None,
+    fold: Annotated[
+        str, typer.Option(help="0 to 4, all, or full (every case, no validation).")
+    ] = "0",
+    plan: Annotated[Path | None, typer.Option(help="A plan.yaml; made when not given.")] = None,
+    overrides: Overrides = None,
+    preset: Annotated[str, typer.Option(help="Size of the network: small or published.")] = "small",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Network option, e.g. --option feature_size=24.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Training time of a fold, in minutes.", min=0.0)
+    ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(help="Optimiser steps of a fold (2000 without --max-minutes).", min=1),
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.", min=0.0)] = 2e-3,
+    val_every: Annotated[int | None, typer.Option(help="Steps between validations.", min=1)] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many validations without progress.", min=1)
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bf16.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.", min=0)] = 0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that stopped.")] = False,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on one fold, or on all of them."""
+    cli.set_threads(threads)
+    from apps.medical.train import train as run
+    from apps.medical.train import training_config
+    from core.progress import get_progress
+
+    cli.seed_everything(seed)
+    config = training_config(
+        max_steps=max_steps,
+        max_minutes=max_minutes,
+        lr=lr,
+        val_every=val_every,
+        patience=patience,
+        precision=precision,
+        workers=workers,
+        seed=seed,
+        threads=threads,
+    )
+    results = run(
+        dataset,
+        model,
+        out,
+        fold=fold,
+        preset=None if preset == "published" else preset,
+        options=cli.parse_options(option or ()),
+        plan=plan,
+        plan_overrides=overrides or (),
+        config=config,
+        resume=resume,
+        force=force,
+        device=cli.pick_device(device),
+        progress=get_progress(quiet),
+    )
+    report = {"run": str(out), "folds": [r.report() for r in results]}
+
+    def show() -> None:
+        for result in results:
+            print(result.text())
+        print(f"\nnext: python apps/medical/run.py predict IMAGE --model {out} --out OUTDIR")
+
+    cli.emit(report, as_json=json, human=show)
+
+
 # What `info` reads. All of it is text and JSON on disk.
 
 

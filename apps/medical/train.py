@@ -1,0 +1,489 @@
+"""Train a segmentation network on a data set, fold by fold.
+
+    RUN/plan.yaml                       how images become network input; edit it and start anew
+    RUN/fold_0/config.yaml, metrics.csv, log.jsonl, env.json, checkpoints/    see core.training
+    RUN/fold_0/model.safetensors, model.json       the best weights: a model folder
+    RUN/fold_0/validation.json          Dice, HD95 and NSD of every validation case on its own grid
+    RUN/cv_summary.json                 all folds together
+    RUN/cache/                          prepared cases; may be deleted
+
+RUN itself is a model as well: the ensemble of its folds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+
+from apps.medical import catalog
+from apps.medical.data.augment import Augmentation, training_transform
+from apps.medical.data.datasets import Dataset, open_dataset
+from apps.medical.data.plan import Plan, fingerprint, make_plan, read_plan, write_plan
+from apps.medical.data.preprocess import load_sample, restore
+from apps.medical.data.splits import folds
+from apps.medical.data.store import PreparedCases
+from apps.medical.metrics import mask_metrics
+from apps.medical.models import build
+from apps.medical.sliding import sliding_argmax
+from apps.medical.store import ModelSpec, NetworkSpec, save_model
+from core.config import validate
+from core.errors import DataError, UsageError
+from core.files import write_json
+from core.progress import Progress, SilentProgress
+from core.reporting import environment
+from core.training import TrainConfig, fit, load_weights
+from core.training.seeding import derive
+from core.weights.folder import load_state
+
+FOLDS = 5
+DEFAULT_STEPS = 2000
+VALIDATION_CASES = 24
+"""Cases of the fold that are segmented at each validation while training; all of them at the end."""
+
+INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or treatment."
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """Where one fold ended: its folder, and metrics over its validation cases by label name."""
+
+    fold: str
+    folder: Path
+    steps: int
+    seconds: float
+    stopped_because: str
+    metrics: dict[str, Any]
+
+    def report(self) -> dict[str, Any]:
+        """For a machine."""
+        return {
+            "fold": self.fold,
+            "folder": str(self.folder),
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+            "stopped_because": self.stopped_because,
+            "metrics": self.metrics.get("mean", {}),
+        }
+
+    def text(self) -> str:
+        """For a person: a line for the fold and one for each label."""
+        lines = [
+            f"fold {self.fold}: {self.steps} steps in {self.seconds / 60:.1f} min "
+            f"({self.stopped_because}), {len(self.metrics.get('cases', {}))} validation cases; "
+            f"model in {self.folder}"
+        ]
+        for label, values in self.metrics.get("mean", {}).items():
+            shown = ", ".join(f"{k} {v:.3f}" for k, v in values.items() if v is not None)
+            lines.append(f"  {label}: {shown}")
+        return "\n".join(lines)
+
+
+class SegmentationBatches:
+    """Batch ``i``: augmented patches of the next cases of a seeded shuffle, repeated for ever."""
+
+    def __init__(
+        self, cases: PreparedCases, ids: Sequence[str], seed: int, settings: Augmentation | None
+    ) -> None:
+        self.cases, self.ids, self.seed = cases, list(ids), seed
+        self.transform = training_transform(cases.plan, settings)
+
+    def batch_at(self, index: int) -> dict[str, Tensor]:
+        size = self.cases.plan.batch
+        patches = [self._patch(index * size + i) for i in range(size)]
+        return {key: torch.stack([p[key] for p in patches]) for key in ("image", "label")}
+
+    def _patch(self, n: int) -> dict[str, Tensor]:
+        epoch, place = divmod(n, len(self.ids))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.ids))
+        sample = self.cases[self.ids[order[place]]]
+        return self.transform(sample, derive(self.seed, "patch", n))
+
+
+class SegmentationTask:
+    """Dice plus cross-entropy; validated by the mean foreground Dice of whole cases."""
+
+    monitor = "dice"
+    mode: Literal["max", "min"] = "max"
+
+    def __init__(self, cases: PreparedCases, validation: Sequence[str]) -> None:
+        self.cases, self.validation = cases, list(validation)
+        # Dice over the batch: a patch without a structure then does not count as a failure.
+        self.criterion = DiceCELoss(
+            softmax=True, to_onehot_y=True, include_background=False, batch=True
+        )
+
+    def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        logits = network(batch["image"])
+        maps = logits if isinstance(logits, list) else [logits]
+        total, weights = torch.zeros((), device=maps[0].device), 0.0
+        for i, scores in enumerate(maps):
+            label = batch["label"]
+            if scores.shape[2:] != label.shape[2:]:
+                label = F.interpolate(label.float(), scores.shape[2:], mode="nearest")
+            total = total + 0.5**i * self.criterion(scores.float(), label)
+            weights += 0.5**i
+        return total / weights, {}
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        plan = self.cases.plan
+        device = next(network.parameters()).device
+        dice: list[list[float]] = []
+        for case_id in self.validation:
+            sample = self.cases[case_id]
+            found = sliding_argmax(
+                sample["image"], network, plan.patch, batch=plan.batch, device=device
+            )
+            dice.append(_dice(found, np.asarray(sample["label"][0]), plan))
+        if not dice:
+            return {self.monitor: 0.0}
+        means = [float(np.nanmean(c)) if not np.isnan(c).all() else 0.0 for c in np.array(dice).T]
+        return {self.monitor: float(np.mean(means))} | {
+            f"dice_{i + 1}": value for i, value in enumerate(means)
+        }
+
+
+def _dice(found: np.ndarray, truth: np.ndarray, plan: Plan) -> list[float]:
+    """Dice of each foreground class of one case; NaN where neither has it."""
+    if plan.target == "instances":
+        pairs = [(found > 0, truth > 0)]
+    else:
+        pairs = [(found == k, truth == k) for k in range(1, plan.out_channels)]
+    result = []
+    for a, b in pairs:
+        size = int(a.sum()) + int(b.sum())
+        result.append(2 * int((a & b).sum()) / size if size else float("nan"))
+    return result
+
+
+def training_config(
+    *, max_steps: int | None = None, max_minutes: float | None = None, **given: Any
+) -> TrainConfig:
+    """This application's defaults: AdamW at 2e-3, cosine decay, an average of the weights.
+
+    Without a budget, ``DEFAULT_STEPS``.  ``val_every`` defaults to a tenth of the steps, or, for a
+    budget in minutes, to every 200.  Raises UsageError naming the setting that is wrong.
+    """
+    if max_steps is None and max_minutes is None:
+        max_steps = DEFAULT_STEPS
+    if given.get("val_every") is None:
+        given["val_every"] = 200 if max_steps is None else max(50, max_steps // 10)
+    defaults = {"lr": 2e-3, "weight_decay": 0.01, "warmup_steps": 20, "ema_decay": 0.99}
+    values = {**defaults, **given, "max_steps": max_steps, "max_minutes": max_minutes}
+    return validate(TrainConfig, values, "training settings")
+
+
+def make_run_plan(
+    data: Dataset, path: Path, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> Plan:
+    """Measure ``data``, apply ``overrides`` and write the plan to ``path``, replacing it."""
+    plan = make_plan(data, fingerprint(data, progress or SilentProgress()))
+    if overrides:
+        plan = _overridden(plan, overrides)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_plan(plan, path, force=True)
+    return plan
+
+
+def train(
+    dataset: Path,
+    model: str | None,
+    out: Path,
+    *,
+    fold: str = "0",
+    preset: str | None = "small",
+    options: Mapping[str, Any] | None = None,
+    plan: Path | None = None,
+    plan_overrides: Sequence[str] = (),
+    augmentation: Augmentation | None = None,
+    config: TrainConfig | None = None,
+    resume: bool = False,
+    force: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> list[FoldResult]:
+    """Train ``model`` on one fold ("0" to "4"), on "all" of them in turn, or on "full".
+
+    "full" takes every case and validates on none: for the weights one ships once cross-validation
+    has measured the recipe.  Folds already finished in ``out`` are kept when ``resume``.
+
+    Raises UsageError for an unknown model, option or fold and for an ``out`` that holds a run when
+    neither ``resume`` nor ``force`` is given; DataError for unreadable data; whatever
+    ``core.training.fit`` raises.
+    """
+    progress = progress or SilentProgress()
+    chosen = _folds(fold)
+    data = open_dataset(dataset)
+    _require_labels(data)
+    out = Path(out)
+    made = _plan(data, out, plan, plan_overrides, resume=resume, force=force, progress=progress)
+    name = model or made.network.name
+    settings = {**_from_plan(name, made, preset), **made.network.options, **(options or {})}
+    resolved = catalog.resolve(name, made.rank, preset, **settings)
+    config = config or training_config()
+    splits = folds(data, FOLDS) if chosen != ["full"] else []
+    cases = PreparedCases(data, made, out / "cache")
+    results = []
+    for each in chosen:
+        training, validation = (
+            ([c.id for c in data.cases], []) if each == "full" else splits[int(each)]
+        )
+        cases.prepare([*training, *validation], progress)
+        results.append(
+            _train_fold(
+                each,
+                cases,
+                (training, validation),
+                NetworkSpec(
+                    name=name,
+                    rank=made.rank,
+                    in_channels=len(made.channels),
+                    out_channels=made.out_channels,
+                    options=_plain(resolved),
+                ),
+                out / f"fold_{each}" if each != "full" else out / "full",
+                augmentation,
+                config,
+                resume=resume,
+                force=force,
+                device=device,
+                progress=progress,
+            )
+        )
+    summary = summarise(out)
+    if summary:
+        write_json(out / "cv_summary.json", summary, force=True)
+    return results
+
+
+def _train_fold(
+    fold: str,
+    cases: PreparedCases,
+    split: tuple[list[str], list[str]],
+    network: NetworkSpec,
+    folder: Path,
+    augmentation: Augmentation | None,
+    config: TrainConfig,
+    *,
+    resume: bool,
+    force: bool,
+    device: torch.device | str,
+    progress: Progress,
+) -> FoldResult:
+    training, validation = split
+    plan = cases.plan
+    torch.manual_seed(derive(config.seed, "weights", 0) % 2**63)
+    net = build(
+        network.name, network.rank, network.in_channels, network.out_channels, **network.options
+    )
+    every = max(1, len(validation) // VALIDATION_CASES)
+    settings = augmentation or Augmentation()
+    result = fit(
+        net,
+        SegmentationTask(cases, validation[::every][:VALIDATION_CASES]),
+        SegmentationBatches(cases, training, config.seed, settings),
+        config,
+        folder,
+        resume=resume,
+        force=force,
+        progress=progress,
+        device=device,
+        context={
+            "fold": fold,
+            "network": network.model_dump(),
+            "plan": plan.model_dump(mode="json"),
+            "augmentation": settings.model_dump(),
+            "training_cases": _digest(training),
+        },
+    )
+    # With nothing to validate on there is no best: the last average is the result.
+    source = result.best if validation else result.last
+    load_state(net, load_weights(source), str(source))
+    net.eval()
+    metrics = validate_cases(net, cases, validation, device, progress)
+    if validation:
+        write_json(folder / "validation.json", metrics, force=True)
+    spec = ModelSpec(
+        name=network.name,
+        network=network,
+        plan=plan,
+        labels=plan.labels,
+        training={
+            "dataset": cases.dataset.name,
+            "fold": fold,
+            "cases": len(training),
+            "cases_sha256": _digest(training),
+            "steps": result.steps,
+            "seconds": round(result.seconds, 1),
+            "config": config.model_dump(),
+            "augmentation": settings.model_dump(),
+            "environment": environment(config.seed),
+        },
+        metrics=metrics.get("mean", {}),
+        intended_use=INTENDED_USE,
+    )
+    save_model(folder, net, spec, force=True)
+    return FoldResult(
+        fold, folder, result.steps, result.seconds, str(result.stopped_because), metrics
+    )
+
+
+def validate_cases(
+    network: nn.Module,
+    cases: PreparedCases,
+    ids: Sequence[str],
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Dice, IoU, HD95 (mm) and NSD at 1 mm of each case on its own grid, and their means.
+
+    {"cases": {id: {label: {metric: value}}}, "mean": {label: {metric: value}}}; means leave out
+    the cases where a metric is undefined (both masks empty).
+    """
+    plan, rows = cases.plan, {}
+    network = network.to(device).eval()
+    with (progress or SilentProgress()).task("validating", total=len(ids)) as task:
+        for case_id in ids:
+            case = cases.dataset.case(case_id)
+            sample, prepared = load_sample(cases.dataset, case, plan)
+            found = sliding_argmax(
+                sample["image"], network, plan.patch, batch=plan.batch, device=device
+            )
+            truth = cases.dataset.read_label(case)
+            labels = {1: "foreground"} if plan.target == "instances" else plan.labels
+            restored = restore(found, prepared).reshape(truth.array.shape)
+            rows[case_id] = {
+                name: mask_metrics(
+                    *((restored > 0, truth.array > 0) if plan.target == "instances" else
+                      (restored == value, truth.array == value)),
+                    truth.spacing,
+                    1.0,
+                )
+                for value, name in labels.items()
+                if value != 0
+            }  # fmt: skip
+            task.advance(1, note=case_id)
+    return {"cases": rows, "mean": _means(rows.values())} if rows else {}
+
+
+def summarise(run: Path) -> dict[str, Any]:
+    """Every finished fold of a run together: means over all validation cases."""
+    rows: dict[str, Any] = {}
+    found = sorted(Path(run).glob("fold_*/validation.json"))
+    for file in found:
+        rows.update(json.loads(file.read_text(encoding="utf-8"))["cases"])
+    if not rows:
+        return {}
+    return {
+        "folds": [f.parent.name for f in found],
+        "cases": len(rows),
+        "mean": _means(rows.values()),
+    }
+
+
+def _means(rows: Any) -> dict[str, dict[str, float | None]]:
+    rows = list(rows)
+    means: dict[str, dict[str, float | None]] = {}
+    for label in rows[0]:
+        means[label] = {}
+        for metric in rows[0][label]:
+            values = [r[label][metric] for r in rows if r[label][metric] is not None]
+            values = [v for v in values if not np.isnan(v)]
+            means[label][metric] = float(np.mean(values)) if values else None
+    return means
+
+
+def _folds(fold: str) -> list[str]:
+    if fold == "all":
+        return [str(i) for i in range(FOLDS)]
+    if fold == "full" or (fold.isdigit() and int(fold) < FOLDS):
+        return [fold]
+    raise UsageError(f"--fold {fold}: want 0 to {FOLDS - 1}, all, or full (every case).")
+
+
+def _require_labels(data: Dataset) -> None:
+    if len(data.cases) < 2 or any(c.label is None for c in data.cases):
+        raise DataError(
+            f"{data.root}: {len(data.cases)} cases, of which "
+            f"{sum(c.label is None for c in data.cases)} without a label; training needs labels "
+            "for all (run the check verb to see which)."
+        )
+
+
+def _plan(
+    data: Dataset,
+    out: Path,
+    given: Path | None,
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+    force: bool,
+    progress: Progress,
+) -> Plan:
+    """The plan of this run: the given file, the run's own when it is resumed, or a new one."""
+    own = out / "plan.yaml"
+    if own.exists() and (resume or given is None):
+        # A run folder's plan is kept, also by the next fold of the same cross-validation.
+        plan = read_plan(own, overrides)
+        if given is not None and read_plan(given, overrides) != plan:
+            raise UsageError(
+                f"{own}: differs from {given}; resume without --plan, or use a new --out."
+            )
+    elif given is not None:
+        plan = read_plan(given, overrides)
+    else:
+        plan = make_run_plan(data, own, overrides, progress)
+    if plan.rank != data.rank or len(plan.channels) != len(data.channels):
+        raise UsageError(
+            f"{given or own}: a plan for rank {plan.rank} and {len(plan.channels)} channels; "
+            f"{data.root} has rank {data.rank} and {len(data.channels)}."
+        )
+    if not own.exists() or read_plan(own) != plan:
+        out.mkdir(parents=True, exist_ok=True)
+        write_plan(plan, own, force=True)
+    return plan
+
+
+def _overridden(plan: Plan, overrides: Sequence[str]) -> Plan:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.yaml"
+        write_plan(plan, file)
+        return read_plan(file, overrides)
+
+
+def _from_plan(name: str, plan: Plan, preset: str | None) -> dict[str, Any]:
+    """Strides that follow an anisotropic plan; isotropic ones are the networks' own."""
+    if all(len(set(level)) == 1 for level in plan.strides):
+        return {}
+    defaults = catalog.resolve(name, plan.rank, preset)
+    levels = [tuple(level) for level in plan.strides]
+    if name == "dynunet":
+        n = min(len(defaults["channels"]), len(levels))
+        return {"channels": defaults["channels"][:n], "strides": levels[:n]}
+    if name == "unet":
+        n = min(len(defaults["channels"]), len(levels))
+        return {"channels": defaults["channels"][:n], "strides": levels[1:n]}
+    if defaults["patch"] != 2:
+        levels[1:3] = [tuple(a * b for a, b in zip(*levels[1:3], strict=True))]
+    halvings = len(defaults["depths"]) - (0 if name == "swin_unetr" else 1)
+    rest = levels[2 : 2 + halvings]
+    rest += [(1,) * plan.rank] * (halvings - len(rest))
+    return {"patch": levels[1], "strides": rest}
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(options)))
+
+
+def _digest(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
