@@ -33,7 +33,9 @@ from apps.medical.data.plan import Plan, fingerprint, make_plan, read_plan, writ
 from apps.medical.data.preprocess import load_sample, restore
 from apps.medical.data.splits import folds
 from apps.medical.data.store import PreparedCases
-from apps.medical.metrics import mask_metrics
+from apps.medical.data.targets import instances_from_classes
+from apps.medical.data.volume import Volume
+from apps.medical.metrics import instance_metrics, mask_metrics
 from apps.medical.models import build
 from apps.medical.sliding import sliding_argmax
 from apps.medical.store import ModelSpec, NetworkSpec, save_model
@@ -360,20 +362,25 @@ def validate_cases(
                 sample["image"], network, plan.patch, batch=plan.batch, device=device
             )
             truth = cases.dataset.read_label(case)
-            labels = {1: "foreground"} if plan.target == "instances" else plan.labels
             restored = restore(found, prepared).reshape(truth.array.shape)
-            rows[case_id] = {
-                name: mask_metrics(
-                    *((restored > 0, truth.array > 0) if plan.target == "instances" else
-                      (restored == value, truth.array == value)),
-                    truth.spacing,
-                    1.0,
-                )
-                for value, name in labels.items()
-                if value != 0
-            }  # fmt: skip
+            if plan.target == "instances":
+                rows[case_id] = {"foreground": _objects(restored, truth)}
+            else:
+                rows[case_id] = {
+                    name: mask_metrics(restored == k, truth.array == k, truth.spacing, 1.0)
+                    for k, name in plan.labels.items()
+                    if k != 0
+                }
             task.advance(1, note=case_id)
     return {"cases": rows, "mean": _means(rows.values())} if rows else {}
+
+
+def _objects(classes: np.ndarray, truth: Volume) -> dict[str, float]:
+    """Background, interior and border against numbered objects: as masks, and object by object."""
+    found = instances_from_classes(classes)
+    masks = mask_metrics(found > 0, truth.array > 0, truth.spacing, 1.0)
+    objects = instance_metrics(found, truth.array)
+    return masks | {key: objects[key] for key in ("f1_50", "ap_50", "ap_mean", "pq", "aji")}
 
 
 def summarise(run: Path) -> dict[str, Any]:
