@@ -25,6 +25,7 @@ from apps.medical.data.volume import (
     same_grid,
 )
 from apps.medical.metrics import instance_metrics, mask_metrics
+from apps.medical.results import Result, list_results
 from core.errors import DataError, TriptychError, UsageError
 from core.files import require_absent, write_json, write_text
 from core.progress import Progress, SilentProgress
@@ -56,7 +57,7 @@ RULES = {
 @dataclass
 class _Case:
     id: str
-    pred: Path
+    pred: Result
     ref: Path
     rows: dict[str, dict[str, float | None]] = field(default_factory=dict)
     unit: str = "mm"
@@ -110,7 +111,7 @@ def evaluate(
         )
     if not cases:
         raise DataError(f"{pred_dir}: no prediction has the name of a reference in {ref_dir}")
-    named = dict(labels) if labels is not None else _names_from(pred_dir, cases)
+    named = dict(labels) if labels is not None else cases[0].pred.labels
     if instances is None:
         instances = _numbers_objects(cases, named)
 
@@ -216,22 +217,12 @@ def bootstrap(
 
 def _pair(pred_dir: Path, ref_dir: Path) -> tuple[list[_Case], list[str], list[str]]:
     """Cases with both files, references without a prediction, predictions without a reference."""
-    for folder, what in ((pred_dir, "predictions"), (ref_dir, "references")):
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder of {what}")
+    if not ref_dir.is_dir():
+        raise UsageError(f"{ref_dir}: no such folder of references")
     refs = _by_case(ref_dir)
     if not refs:
         raise DataError(f"{ref_dir}: no label file ({' '.join(SUFFIXES)})")
-    preds = _by_case(pred_dir)
-    for folder in sorted(pred_dir.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
-            seg = next(
-                (folder / n for n in ("seg.nii.gz", "seg.png") if (folder / n).exists()), None
-            )
-            if seg is not None:
-                if folder.name in preds:
-                    raise DataError(f"{preds[folder.name]} and {seg} both predict {folder.name}")
-                preds[folder.name] = seg
+    preds = list_results(pred_dir)
     for name in list(preds):
         # nnU-Net names an image of one channel case_0000 and its label case.
         plain = re.sub(r"_0000$", "", name)
@@ -253,22 +244,10 @@ def _by_case(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _names_from(pred_dir: Path, cases: Sequence[_Case]) -> dict[int, str]:
-    """Label names from the first prediction's manifest, when predict wrote it; else none."""
-    import json
-
-    manifest = cases[0].pred.parent / "manifest.json"
-    if cases[0].pred.parent == pred_dir or not manifest.is_file():
-        return {}
-    try:
-        labels = json.loads(manifest.read_text(encoding="utf-8"))["labels"]
-        return {int(label): str(name) for label, name in labels.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
 def _numbers_objects(cases: Sequence[_Case], named: Mapping[int, str]) -> bool:
     """Whether the references number objects: pictures with many ids, more than there are names."""
+    if cases[0].pred.instances:
+        return True
     most = max(len(named), MAX_CLASSES)
     for case in cases[:16]:
         try:
@@ -283,13 +262,13 @@ def _numbers_objects(cases: Sequence[_Case], named: Mapping[int, str]) -> bool:
 
 
 def _read(case: _Case) -> tuple[Volume, Volume]:
-    pred, ref = read_label(case.pred), read_label(case.ref)
+    pred, ref = case.pred.read(), read_label(case.ref)
     if pred.shape != ref.shape and pred.array.size == ref.array.size:
         pred = _squeezed(pred, ref)
     why = same_grid(pred, ref)
     if why:
         raise DataError(
-            f"case {case.id}: {case.pred} is not on the grid of {case.ref}: {why}; "
+            f"case {case.id}: {case.pred.file} is not on the grid of {case.ref}: {why}; "
             "predict on the images these references belong to"
         )
     case.unit = "mm" if ref.physical else "px"

@@ -31,7 +31,7 @@ import typer  # noqa: E402
 from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
 from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
-from core.errors import DataError, UsageError  # noqa: E402
+from core.errors import DataError, UsageError, unknown  # noqa: E402
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -173,6 +173,154 @@ def evaluate(
         progress=get_progress(quiet or json),
     )
     cli.emit(result, as_json=json, human=lambda: implementation.print_summary(result))
+
+
+@app.command()
+def ensemble(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Two or more folders of predictions.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Each case gets a folder in here.")],
+    method: Annotated[
+        str, typer.Option(help="mean of probabilities, vote of labels, or auto.")
+    ] = "auto",
+    weights: Annotated[
+        str | None, typer.Option(help="One number per folder, such as 2,1,1.", show_default=False)
+    ] = None,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also write the mean probabilities.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--continue", help="Skip cases that are already finished.")
+    ] = False,
+    force: Force = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Combine predictions of several models: mean of probabilities, or majority vote."""
+    from apps.medical import ensemble as implementation
+    from core.progress import get_progress
+
+    if method not in ("auto", "mean", "vote"):
+        raise UsageError(unknown("method", method, ("auto", "mean", "vote")))
+    report = implementation.ensemble(
+        folders,
+        out,
+        method=method,  # type: ignore[arg-type]  # checked above
+        weights=_numbers("--weights", weights),
+        save_probabilities=save_probabilities,
+        force=force,
+        resume=resume,
+        progress=get_progress(quiet or json),
+    )
+    cases = report["cases"]
+    cli.emit(report, as_json=json, human=lambda: print(f"{len(cases)} cases combined in {out}"))
+
+
+@app.command()
+def postprocess(
+    pred: Annotated[Path, typer.Argument(help="Folder of predictions.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="New folder of predictions; with --determine the rules' JSON.")
+    ],
+    keep_largest: Annotated[
+        bool, typer.Option("--keep-largest", help="Keep each label's largest component.")
+    ] = False,
+    min_size: Annotated[
+        float, typer.Option(help="Drop components below this: mL, mm2 of a slice, pixels.", min=0)
+    ] = 0.0,
+    fill_holes: Annotated[
+        bool, typer.Option("--fill-holes", help="Fill background that a label encloses.")
+    ] = False,
+    rules: Annotated[
+        Path | None, typer.Option(help="A JSON that --determine wrote.", show_default=False)
+    ] = None,
+    determine: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REF", help="References: choose each label's steps by cross-validated Dice."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--continue", help="Skip cases that are already finished.")
+    ] = False,
+    force: Force = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Clean predictions by chosen rules, or choose the rules from references."""
+    from apps.medical import postprocess as implementation
+    from core.progress import get_progress
+
+    progress = get_progress(quiet or json)
+    steps = implementation.Steps(
+        keep_largest=keep_largest, min_size=min_size, fill_holes=fill_holes
+    )
+    if sum((rules is not None, determine is not None, keep_largest or fill_holes)) > 1:
+        raise UsageError("choose one of --rules, --determine and the steps themselves")
+    if determine is not None:
+        sizes = [min_size] if min_size else []
+        chosen = implementation.determine(
+            pred, determine, out, min_sizes=sizes, seed=seed, force=force, progress=progress
+        )
+        cli.emit(
+            chosen.model_dump(mode="json"),
+            as_json=json,
+            human=lambda: implementation.print_rules(chosen, out),
+        )
+        return
+    if rules is None and steps.idle:
+        raise UsageError("nothing to do: give --keep-largest, --min-size, --fill-holes or --rules")
+    given = steps if rules is None else implementation.read_rules(rules)
+    report = implementation.postprocess(
+        pred, out, given, force=force, resume=resume, progress=progress
+    )
+    changed = sum(count > 0 for count in report["voxels_changed"].values())
+    cli.emit(report, as_json=json, human=lambda: print(f"{changed} cases changed, all in {out}"))
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model's name or a model folder.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the network and its export.json.")],
+    format: Annotated[str, typer.Option(help="torchscript, torch_export or onnx.")] = "onnx",
+    fold: Annotated[
+        int | None, typer.Option(help="Which member of an ensemble.", show_default=False)
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Compare the file's outputs with the model's.")
+    ] = True,
+    force: Force = False,
+    threads: Threads = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Write the network as TorchScript, torch.export or ONNX, and check that it is equal."""
+    from apps.medical import export as implementation
+
+    cli.set_threads(threads)
+    report = implementation.export(
+        model,
+        out,
+        format,  # type: ignore[arg-type]  # checked there
+        check,
+        fold=fold,
+        force=force,
+        seed=seed,
+    )
+    cli.emit(report, as_json=json, human=lambda: implementation.print_report(report, out))
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} '{text}': give numbers separated by commas") from None
 
 
 def _bytes(text: str | None) -> int | None:

@@ -1,0 +1,80 @@
+"""Exported networks compute what the model computes, in the runtime they are for."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from apps.medical import export as module
+from apps.medical.export import TOLERANCE, export
+from apps.medical.store import load_model
+from core.errors import DataError, UsageError
+
+
+@pytest.mark.parametrize("format", ["torchscript", "torch_export", "onnx"])
+def test_equal_to_the_network(tmp_path, model_3d, format) -> None:
+    report = export(model_3d, tmp_path, format)
+    path = tmp_path / report["file"]
+    assert path.exists()
+    assert report["check"]["max_abs_difference"] <= TOLERANCE
+    assert report["input"] == ["B", 1, 16, 16, 16]
+    card = json.loads((tmp_path / "export.json").read_text())
+    assert card["sha256"] == report["sha256"]
+    assert card["labels"] == {"0": "background", "2": "front", "5": "back"}
+
+    # Independently of the check: run the file on another input, in a batch of three if it may.
+    x = torch.randn(3 if report["dynamic_batch"] else 1, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = load_model(model_3d).network(x).numpy()
+        if format == "onnx":
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(str(path))
+            got = session.run(None, {"image": x.numpy()})[0]
+        elif format == "torchscript":
+            got = torch.jit.load(str(path))(x).numpy()
+        else:
+            got = torch.export.load(path).module()(x).numpy()
+    np.testing.assert_allclose(got, expected, atol=TOLERANCE)
+
+
+def test_a_wrong_export_is_an_error_and_leaves_nothing(tmp_path, model_3d, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_runner", lambda format, path: lambda x: x.repeat(1, 3, 1, 1, 1))
+    with pytest.raises(DataError, match="differs from the original"):
+        export(model_3d, tmp_path / "out", "torchscript")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_network_that_cannot_be_exported(tmp_path, model_3d, monkeypatch) -> None:
+    def fail(*args):
+        raise RuntimeError("unsupported\noperator")
+
+    monkeypatch.setattr(module, "_torchscript", fail)
+    with pytest.raises(DataError, match=r"cannot be exported as torchscript \(unsupported\)"):
+        export(model_3d, tmp_path, "torchscript")
+
+
+def test_existing_output_unknown_format_and_ensembles(
+    tmp_path, model_3d, save_small, make_plan
+) -> None:
+    export(model_3d, tmp_path / "out", "torchscript", check=False)
+    with pytest.raises(UsageError, match="--force"):
+        export(model_3d, tmp_path / "out", "torchscript")
+    with pytest.raises(UsageError, match="Did you mean 'onnx'"):
+        export(model_3d, tmp_path / "out", "onx")
+    for fold in range(2):
+        save_small(tmp_path / "m" / f"fold_{fold}", make_plan(), seed=fold)
+    with pytest.raises(UsageError, match="--fold"):
+        export(tmp_path / "m", tmp_path / "o", "torchscript")
+    report = export(tmp_path / "m", tmp_path / "o", "torchscript", fold=1)
+    assert report["file"] == "small_fold_1.ts"
+
+
+def test_missing_extra_says_which(tmp_path, model_3d, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UsageError, match=r"\[export\]"):
+        export(model_3d, tmp_path, "onnx")
