@@ -47,7 +47,7 @@ def decathlon(root: Path, spec: dict[str, Any]) -> Dataset:
         case_id = case_name(label or images[0])
         _add(cases, problems, case_id, images, label, str(entry.get("patient", case_id)))
     if not names and cases:
-        names = tuple(f"channel {i}" for i in range(_channels_of(cases[0])))
+        names = tuple(f"channel {i}" for i in range(_channels_of(cases)))
     joined = len(names) > 1 and bool(cases) and len(cases[0].images) == 1
     return Dataset(
         root=root,
@@ -100,7 +100,7 @@ def nnunet(root: Path, spec: dict[str, Any]) -> Dataset:
             _add(cases, problems, case_id, images, label_folder / (case_id + ending), case_id)
         problems += _labels_without_image(label_folder, set(channels), ending)
     if len(names) == 1 and cases and suffix_of(cases[0].images[0]) in RASTER:
-        colours = _channels_of(cases[0])  # one RGB picture counts as one "channel" there
+        colours = _channels_of(cases)  # one RGB picture counts as one "channel" there
         names = names if colours == 1 else ("red", "green", "blue")
     elif names and all(n.strip().upper() in ("R", "G", "B") for n in names):
         names = ("red", "green", "blue")
@@ -139,7 +139,7 @@ def pairs(root: Path, spec: dict[str, Any]) -> Dataset:
     for case_id in sorted(set(labels) - set(images)):
         problems.append(_lonely_label(case_id, labels[case_id]))
     names = _channel_names(spec.get("channel_names", spec.get("modality")))
-    count = _channels_of(cases[0]) if cases else 1
+    count = _channels_of(cases)
     if not names:
         natural = bool(cases) and suffix_of(cases[0].images[0]) in RASTER
         names = ("red", "green", "blue") if natural and count == 3 else ("grey",) if natural else ()
@@ -300,8 +300,16 @@ def _is_picture(cases: list[Case]) -> bool:
     return bool(cases) and suffix_of(cases[0].images[0]) in RASTER
 
 
-def _channels_of(case: Case) -> int:
-    return len(case.images) if len(case.images) > 1 else peek(case.images[0]).channels
+def _channels_of(cases: list[Case]) -> int:
+    """Channels of the first readable case; the audit reports the others."""
+    for case in cases:
+        if len(case.images) > 1:
+            return len(case.images)
+        try:
+            return peek(case.images[0]).channels
+        except DataError:
+            continue
+    return 1
 
 
 def _rank(cases: list[Case]) -> int:

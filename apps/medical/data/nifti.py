@@ -100,7 +100,10 @@ def write_label(reference: Volume, labels: np.ndarray, path: Path) -> None:
 
 
 def _load(path: Path) -> nib.Nifti1Pair:
-    image = nib.load(path)
+    try:
+        image = nib.load(path)
+    except nib.filebasedimages.ImageFileError as error:
+        raise DataError(f"{path}: truncated, or not a NIfTI file; copy it again") from error
     if not isinstance(image, nib.Nifti1Pair):
         raise DataError(f"{path}: a {type(image).__name__}, not a NIfTI volume; convert it first")
     return image

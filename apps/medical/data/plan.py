@@ -131,12 +131,8 @@ def make_plan(
     ]
     median = [max(1, round(float(np.median([s[a] for s in shapes])))) for a in range(rank)]
     unit = spacing or [1.0] * rank
-    patch = _patch(median, unit, patch_voxels or PATCH_VOXELS[rank])
-    strides = network_strides(patch, unit)
-    total = np.prod(strides, axis=0)
-    patch = [int(-(-n // t) * t) for n, t in zip(patch, total, strict=True)]
-    size = int(np.prod(patch))
-    batch = min(max(round((batch_voxels or BATCH_VOXELS[rank]) / size), 2), 16)
+    patch, strides = _fit(median, unit, patch_voxels or PATCH_VOXELS[rank])
+    batch = round((batch_voxels or BATCH_VOXELS[rank]) / int(np.prod(patch)))
     rules = [_normalisation(name) for name in dataset.channels]
     return Plan(
         dataset=dataset.name,
@@ -153,7 +149,7 @@ def make_plan(
         intensity=list(measured.intensity),
         median_shape=median,
         patch=patch,
-        batch=batch,
+        batch=min(max(batch, 2), 16),
         strides=strides,
         flip=_flips(dataset, rank),
         network=network or NetworkDefaults(),
@@ -202,6 +198,21 @@ def _target_spacing(measured: Fingerprint) -> list[float]:
     if target[worst] > ANISOTROPY * others.max():
         target[worst] = max(np.percentile(spacings[:, worst], 10), others.max())
     return [float(f"{s:.6g}") for s in target]
+
+
+def _fit(median: list[int], spacing: list[float], budget: int) -> tuple[list[int], list[list[int]]]:
+    """A patch within the budget that its own strides divide, and these strides."""
+    patch = _patch(median, spacing, budget)
+    while True:
+        strides = network_strides(patch, spacing)
+        total = np.prod(strides, axis=0)
+        whole = [int(-(-n // t) * t) for n, t in zip(patch, total, strict=True)]
+        step = [max(8, int(t)) for t in total]
+        free = [a for a in range(len(whole)) if whole[a] > step[a]]
+        if np.prod(whole) <= budget or not free:
+            return whole, strides
+        longest = max(free, key=lambda a: whole[a] * spacing[a])
+        patch = [n - step[a] if a == longest else n for a, n in enumerate(whole)]
 
 
 def _patch(median: list[int], spacing: list[float], budget: int) -> list[int]:

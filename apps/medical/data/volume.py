@@ -140,8 +140,9 @@ def write_label_like(
 ) -> Path:
     """Write `labels` (*S, integers) on the grid of `reference`; the suffix chooses the format.
 
-    Same format in and out: geometry is bit-identical (NIfTI keeps sform, qform and their codes; ITK
-    formats keep origin, spacing and direction). The data type is the smallest of uint8, uint16 and
+    Same format in and out: geometry is bit-identical (NIfTI keeps sform, qform and their codes;
+    MetaImage keeps origin, spacing and direction; NRRD too, but for the last bit of the spacing,
+    which its own encoding does not keep). The data type is the smallest of uint8, uint16 and
     uint32 that holds the ids, slope 1, intercept 0, display range cleared. The write is atomic.
     Raises DataError if the shape or type does not fit, UsageError if `path` exists without `force`.
     """
