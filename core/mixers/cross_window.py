@@ -137,7 +137,8 @@ def stripe_attention(
     """Attention and LePE inside windows of sizes ``w`` that divide the grid: (B, *S, c)."""
     B, S = q.shape[0], q.shape[1:-1]
     qw, kw, vw = (grid.windows(t, w) for t in (q, k, v))  # (B, n, L, c)
-    out = join_heads(attend(*(split_heads(t, heads) for t in (qw, kw, vw)), mask))
+    qh, kh, vh = (split_heads(t, heads) for t in (qw, kw, vw))  # (B, n, h, L, c / h)
+    out = join_heads(attend(qh, kh, vh, mask))
     n = vw.shape[1]
     local = lepe(vw.reshape(B * n, *w, vw.shape[-1]))
     return grid.unwindows(out + local.reshape(out.shape), w, S)

@@ -171,6 +171,6 @@ def attend_by_class(
         masked = bias
         if any(any(r) for _, _, r in here):
             masked = bias + grid.region_mask(regions, [r.numel() for r in regions])
-        part = attend(*(t[cut].flatten(0, len(n)) for t in (q, k, v)), masked)
-        pieces[choice] = part.unflatten(0, q[cut].shape[: len(n) + 1])
+        qc, kc, vc = (t[cut].flatten(0, len(n)) for t in (q, k, v))
+        pieces[choice] = attend(qc, kc, vc, masked).unflatten(0, q[cut].shape[: len(n) + 1])
     return grid.join(pieces, len(n)).flatten(1, len(n))
