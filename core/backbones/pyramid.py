@@ -92,7 +92,7 @@ class Stage(nn.Module):
             x = checkpoint(self.lead, x, use_reentrant=False) if recompute else self.lead(x)
         extra = None if self.extra is None else self.extra.expand(x.shape[0], -1, -1)
         for block in self.blocks:
-            call = block if extra is None else block.forward_extra
+            call: Any = block if extra is None else block.forward_extra
             inputs = (x,) if extra is None else (x, extra)
             out = checkpoint(call, *inputs, use_reentrant=False) if recompute else call(*inputs)
             x, extra = (out, None) if extra is None else out

@@ -116,9 +116,26 @@ def attend(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     trained_bias = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if not (torch.compiler.is_exporting() or trained_bias or k.shape[-2] <= EXPLICIT_KEYS):
-        mask = None if bias is None else bias.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return _sdpa(q, k, v, bias, scale)
     scores = ((q * scale) @ k.transpose(-1, -2)).float()
     if bias is not None:
         scores = scores + bias
     return scores.softmax(-1).to(v.dtype) @ v
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """SDPA with one leading axis: only so, mask included, does the CPU take its fused kernel.
+
+    125 windows of 343 tokens, 3 heads of 8: 67 ms, and 290 ms with two leading axes.
+    """
+    lead = q.shape[:-3]
+    mask = None
+    if bias is not None:
+        mask = bias.to(q.dtype)
+        if mask.ndim > 3:
+            mask = mask.expand(*lead, *mask.shape[-3:]).flatten(0, len(lead) - 1)
+        else:
+            mask = mask.view(*([1] * (4 - mask.ndim)), *mask.shape)
+    q, k, v = (t.flatten(0, len(lead) - 1) for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return out.unflatten(0, lead)
