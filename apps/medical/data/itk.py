@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from apps.medical.data.volume import Peek, Volume, check_voxels
-from core.errors import DataError
+from core.errors import DataError, ResourceError
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -91,6 +91,8 @@ def read(path: Path, *, channels_last_axis: bool, as_label: bool) -> Volume:
 
 
 def write_label(reference: Volume, labels: np.ndarray, path: Path) -> None:
+    if path.suffix.lower() == ".mhd":
+        raise DataError(f"{path}: .mhd puts its voxels into a second file; write .mha")
     image = sitk.GetImageFromArray(np.ascontiguousarray(labels.T))
     store = reference.store
     if not isinstance(store, ItkStore):
@@ -101,7 +103,7 @@ def write_label(reference: Volume, labels: np.ndarray, path: Path) -> None:
     try:
         sitk.WriteImage(image, str(path), True)
     except RuntimeError as error:
-        raise OSError(_last_line(error)) from error
+        raise ResourceError(f"{path}: cannot be written ({_last_line(error)})") from error
 
 
 def _geometry(reference: Volume, path: Path) -> ItkStore:

@@ -158,7 +158,6 @@ def write_label_like(
             f"{path}: labels must be integers, got {labels.dtype}; take the argmax first"
         )
     writer = _reader(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path, force=force) as temporary:
         writer.write_label(reference, _as_integers(labels, path), temporary)
     return path

@@ -150,6 +150,12 @@ def test_label_in_another_format_lies_on_the_same_world_positions(
     assert same_grid(reference, back) == ""
 
 
+def test_two_file_metaimage_is_not_written(save_nifti, tmp_path: Path) -> None:
+    reference = read_image(save_nifti("a.nii", np.zeros((3, 3, 3), np.int16)))
+    with pytest.raises(DataError, match=r"write \.mha"):
+        write_label_like(reference, np.zeros((3, 3, 3), np.uint8), tmp_path / "seg.mhd")
+
+
 def test_sheared_grid_is_refused_by_formats_that_cannot_hold_it(save_nifti, tmp_path: Path) -> None:
     sheared = np.eye(4)
     sheared[0, 1] = 0.4
