@@ -93,7 +93,6 @@ def write_label(reference: Volume, labels: np.ndarray, path: Path) -> None:
         header.set_qform(reference.affine, code=1)
         header.set_xyzt_units("mm" if reference.physical else "unknown")
     header.set_data_dtype(labels.dtype)
-    header.set_slope_inter(1, 0)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     # Affine None keeps the header's own transforms untouched.
     nib.save(kind(labels, None, header), path)
