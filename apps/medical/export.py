@@ -140,7 +140,13 @@ def _torchscript(network: nn.Module, windows: Tensor, path: Path) -> bool:
     import torch
 
     with torch.no_grad():
-        traced = torch.jit.trace(network, windows[:1], check_trace=False)
+        try:
+            traced = torch.jit.trace(network, windows[:1], check_trace=False)
+        except Exception:
+            # Code that computes with sizes does not survive the older tracer, which hands it
+            # tensors for integers; in the newer one's graph the sizes are already numbers.
+            fixed = torch.export.export(network, (windows[:1],)).module()
+            traced = torch.jit.trace(fixed, windows[:1], check_trace=False)
     traced.save(str(path))
     with torch.no_grad():  # a trace may have frozen the batch size into a reshape
         try:

@@ -11,7 +11,7 @@ import torch
 
 from apps.medical import export as module
 from apps.medical.export import TOLERANCE, export
-from apps.medical.store import load_model
+from apps.medical.store import Model, load_model
 from core.errors import DataError, UsageError
 
 
@@ -56,6 +56,26 @@ def test_network_that_cannot_be_exported(tmp_path, model_3d, monkeypatch) -> Non
     monkeypatch.setattr(module, "_torchscript", fail)
     with pytest.raises(DataError, match=r"cannot be exported as torchscript \(unsupported\)"):
         export(model_3d, tmp_path, "torchscript")
+
+
+def test_torchscript_of_code_that_computes_with_sizes(tmp_path, model_3d) -> None:
+    """The older tracer fails on it; the detour through the newer one must not change results."""
+
+    class Padding(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            short = torch.sym_max(0, 20 - x.shape[-1])
+            return self.inner(torch.nn.functional.pad(x, (0, short)))[..., : x.shape[-1]]
+
+    model = load_model(model_3d)
+    padded = Model((Padding(model.network),), model.spec, model.folder)
+    with pytest.raises(AssertionError):
+        torch.jit.trace(padded.network, torch.randn(1, 1, 16, 16, 16))
+    report = export(padded, tmp_path, "torchscript")
+    assert report["check"]["max_abs_difference"] <= TOLERANCE
 
 
 def test_existing_output_unknown_format_and_ensembles(
