@@ -5,14 +5,16 @@ Everything here maps (B, *S, C) to (B, *S, C') with a grid S of rank 1 to 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import grid
+from core.errors import UsageError
 from core.mixers.base import BlockContext, build_mixer
 from core.nn import BatchNormGrid, ChannelsLastConv, make_norm
 
@@ -183,6 +185,11 @@ class ConvDown(nn.Module):
         self.kernel = grid.per_axis(config.kernel, rank, "kernel")
         padding = config.padding
         self.padding = (padding,) * rank if isinstance(padding, int) else tuple(padding)
+        if any(k < s + p for k, s, p in zip(self.kernel, self.stride, self.padding, strict=True)):
+            raise UsageError(
+                f"kernel {self.kernel}: shorter than stride {self.stride} plus padding "
+                f"{self.padding}, it would leave the end of a grid unread; use a longer one."
+            )
         self.norm_before = make_norm(config.norm_before, dim_in, config.norm_eps)
         self.conv = ChannelsLastConv(
             dim_in,
@@ -195,20 +202,24 @@ class ConvDown(nn.Module):
         )
         self.norm_after = make_norm(config.norm_after, dim_out, config.norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        """``sizes``: the result's, ceil(S / stride), where the caller has a simpler form of them."""
         x = self.norm_before(x)
-        short = []
-        for size, s, k, p in zip(
-            x.shape[1:-1], self.stride, self.kernel, self.padding, strict=True
-        ):
-            need = ((size + s - 1) // s - 1) * s + k - 2 * p
-            if isinstance(size, int):
-                short.append(max(0, need - size))
-            else:
-                short.append(torch.sym_max(0, need - size))
-        if any(not isinstance(n, int) or n > 0 for n in short):
-            x = grid.pad_after(x, short)
-        return self.norm_after(self.conv(x))
+        S = x.shape[1:-1]
+        n = sizes or [grid.ceil_div(v, s) for v, s in zip(S, self.stride, strict=True)]
+        # Positions after the last that the convolution reads on top of the grid: at least 0.
+        after = [
+            (m - 1) * s + k - p - v
+            for m, s, k, p, v in zip(n, self.stride, self.kernel, self.padding, S, strict=True)
+        ]
+        if grid.is_static(S):
+            short = [max(0, a - p) for a, p in zip(after, self.padding, strict=True)]
+            return self.norm_after(self.conv(grid.pad_after(x, short) if any(short) else x))
+        sides = [q for p, a in zip(self.padding, after, strict=True) for q in (p, a)]
+        x = F.pad(
+            x, [0, 0] + [q for r in reversed(range(len(n))) for q in sides[2 * r : 2 * r + 2]]
+        )
+        return self.norm_after(self.conv(x, padded=True))
 
 
 NeighbourOrder = Literal["first", "last", "monai"]
@@ -242,10 +253,10 @@ class MergeDown(nn.Module):
         self.norm = nn.LayerNorm(dim_in * len(self.offsets), eps=config.norm_eps)
         self.proj = nn.Linear(dim_in * len(self.offsets), dim_out, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        short = [(-n) % s for n, s in zip(x.shape[1:-1], self.stride, strict=True)]
-        if any(not isinstance(n, int) or n > 0 for n in short):
-            x = grid.pad_after(x, short)
+    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        """``sizes``: the result's, ceil(S / stride), where the caller has a simpler form of them."""
+        n = sizes or [grid.ceil_div(v, s) for v, s in zip(x.shape[1:-1], self.stride, strict=True)]
+        x = grid.pad_to(x, [m * s for m, s in zip(n, self.stride, strict=True)])
         parts = [
             x[(slice(None), *(slice(o, None, s) for o, s in zip(offset, self.stride, strict=True)))]
             for offset in self.offsets

@@ -3,8 +3,9 @@
 Letters: B batch, S grid sizes, R = len(S) rank (1 to 3), C channels, w window sizes,
 n = number of windows, L = prod(w) tokens of a window.
 
-Every function also works on the symbolic sizes of ``torch.export``: batch is carried explicitly,
-never as -1, so that nothing has to be solved for.
+Every function also works on the symbolic sizes of ``torch.export``.  So that the exporter has
+nothing to solve, batch is carried explicitly, never as -1; padding brings a grid *to* n * w, written
+as such, instead of *by* (-S) % w; and no size decides a branch.
 """
 
 from __future__ import annotations
@@ -61,12 +62,25 @@ def pad_after(x: Tensor, amounts: Sequence[int]) -> Tensor:
     return F.pad(x, [0, 0] + [q for p in reversed(amounts) for q in (0, p)])
 
 
+def pad_to(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Zero-pad the end of every grid axis of ``(B, *S, C)`` to ``sizes``, none smaller than S."""
+    have = x.shape[1:-1]
+    if is_static(have, sizes) and list(have) == list(sizes):
+        return x
+    return pad_after(x, [n - s for n, s in zip(sizes, have, strict=True)])
+
+
 def crop_to(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """The leading ``sizes`` of every grid axis of ``(B, *S, C)``."""
     have = x.shape[1:-1]
     if is_static(have, sizes) and list(have) == list(sizes):
         return x
     return x[(slice(None), *(slice(0, s) for s in sizes))]
+
+
+def ceil_div(size: int, by: int) -> int:
+    """ceil(size / by), of a symbolic size too."""
+    return (size + by - 1) // by
 
 
 def axes(rank: int) -> list[int]:
@@ -112,27 +126,19 @@ def relative_index(w: Sequence[int], table: Sequence[int]) -> Tensor:
 
 
 def axis_regions(
-    size: int, padded: int, shift: int, hide_padding: bool, device: torch.device
+    size: int, padded: int, shift: int | Tensor, hide_padding: bool | Tensor, device: torch.device
 ) -> Tensor:
     """Region of every position on an axis of a padded grid that was rolled by -shift: (padded,).
 
     Two tokens of a window may attend to each other only where their regions agree on every axis.
     Rolling wraps the first ``shift`` positions into the last window, next to strangers; padding
-    is a region of its own when ``hide_padding``.
+    is a region of its own when ``hide_padding``.  ``shift`` and ``hide_padding`` may be 0-d
+    tensors, where they depend on a symbolic size.
     """
-    if is_static((size, padded, shift)):  # a constant: nothing to trace
-        source = [(i + shift) % padded for i in range(padded)]
-        values = [
-            2 if hide_padding and s >= size else int(i >= padded - shift)
-            for i, s in enumerate(source)
-        ]
-        return torch.tensor(values, dtype=torch.int32, device=device)
     i = torch.arange(padded, device=device)
     wrapped = (i >= padded - shift).int()
-    if not hide_padding:
-        return wrapped
-    unrolled = torch.where(i >= padded - shift, i + shift - padded, i + shift)
-    return torch.where(unrolled >= size, torch.full_like(wrapped, 2), wrapped)
+    hidden = ((i + shift) % padded >= size) & hide_padding
+    return wrapped.masked_fill(hidden, 2)
 
 
 def window_classes(

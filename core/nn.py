@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core.errors import UsageError, unknown
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV_FUNCTION = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -36,7 +37,8 @@ class ChannelsLastConv(nn.Module):
         super().__init__()
         self.conv = CONV[rank - 1](dim_in, dim_out, kernel, **options)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, padded: bool = False) -> Tensor:
+        """``padded``: x already holds the convolution's own padding."""
         conv = self.conv
         if isinstance(conv, nn.Conv1d) and conv.groups > 1:
             y = F.conv2d(
@@ -44,11 +46,16 @@ class ChannelsLastConv(nn.Module):
                 conv.weight.unsqueeze(2),
                 conv.bias,
                 (1, conv.stride[0]),
-                (0, int(conv.padding[0])),
+                (0, 0 if padded else int(conv.padding[0])),
                 (1, conv.dilation[0]),
                 conv.groups,
             )
             return y.movedim(1, -1).squeeze(1)
+        if padded:
+            y = CONV_FUNCTION[x.ndim - 3](
+                x.movedim(-1, 1), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups
+            )
+            return y.movedim(1, -1)
         return conv(x.movedim(-1, 1)).movedim(1, -1)
 
 

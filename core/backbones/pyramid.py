@@ -2,6 +2,10 @@
 
 ``forward`` takes (B, C, *S) and returns one (B, C_i, *S_i) for each stage, finest first, with
 S_i = ceil(S / strides[i]), for any size S >= 1 of rank 1 to 3.
+
+``torch.export`` takes it at a fixed size, and with dynamic batch and sizes; the exported program
+then wants every map to be at least 2 long on every axis (batch too, if 2 or more was traced), since
+the exporter treats lengths of 1 apart.
 """
 
 from __future__ import annotations
@@ -153,9 +157,13 @@ class Pyramid(nn.Module):
             )
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         x, extra, outputs = x.movedim(1, -1), None, []
-        for stage in self.stages:
+        # From the input's sizes, since ceil(ceil(S / a) / b) = ceil(S / ab) but the nested form
+        # grows from stage to stage, until an exporter takes minutes to reason about it.
+        S = x.shape[1:-1]
+        for stage, stride in zip(self.stages, self.strides, strict=True):
             assert isinstance(stage, Stage)
-            start = stage.down(x)
+            t = grid.per_axis(stride, self.rank)
+            start = stage.down(x, [grid.ceil_div(s, v) for s, v in zip(S, t, strict=True)])
             x, extra = stage(start, recompute)
             outputs.append((start if self.config.outputs == "start" else x).movedim(-1, 1))
         return outputs, extra

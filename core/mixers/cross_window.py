@@ -72,10 +72,7 @@ class CrossWindowAttention(nn.Module):
         q, k, v = (t.split(self.dims, -1) for t in self.qkv(x).chunk(3, -1))
         outs = []
         for g, (heads, axis) in enumerate(self.groups):
-            w = [
-                size if self.stripe is None or a == axis else self.stripe
-                for a, size in enumerate(S)
-            ]
+            w = [None if a == axis else self.stripe for a in range(self.rank)]
             outs.append(self.attend_stripes(q[g], k[g], v[g], S, w, heads, self.lepe[g]))
         return self.proj(outs[0] if len(outs) == 1 else torch.cat(outs, -1))
 
@@ -85,22 +82,26 @@ class CrossWindowAttention(nn.Module):
         k: Tensor,
         v: Tensor,
         S: Sequence[int],
-        w: Sequence[int],
+        w: Sequence[int | None],
         heads: int,
         lepe: nn.Module,
     ) -> Tensor:
-        """One group's attention: q, k, v and the result are (B, *S, c)."""
+        """One group's attention: q, k, v and the result are (B, *S, c).
+
+        ``w`` is the stripe's width on each axis, None where it takes the whole of it.
+        """
         if not grid.is_static(S):
             return self.attend_padded(q, k, v, S, w, heads, lepe)
         # The whole stripes, then what is left on each axis: no padding, so nothing to mask.
-        whole = [s // min(v_, s) * min(v_, s) for s, v_ in zip(S, w, strict=True)]
+        width = [s if v_ is None else min(v_, s) for s, v_ in zip(S, w, strict=True)]
+        whole = [s // v_ * v_ for s, v_ in zip(S, width, strict=True)]
         pieces: dict[tuple[int, ...], Tensor] = {}
         spans = [[(0, n)] + ([(n, s)] if n < s else []) for n, s in zip(whole, S, strict=True)]
         for choice in itertools.product(*(range(len(s)) for s in spans)):
             ranges = [spans[a][j] for a, j in enumerate(choice)]
             cut = (slice(None), *(slice(a, b) for a, b in ranges))
             size = [b - a for a, b in ranges]
-            here = [min(v_, s) for v_, s in zip(w, size, strict=True)]
+            here = [min(v_, s) for v_, s in zip(width, size, strict=True)]
             pieces[choice] = stripe_attention(q[cut], k[cut], v[cut], here, heads, lepe)
         return grid.join(pieces, self.rank)
 
@@ -110,19 +111,26 @@ class CrossWindowAttention(nn.Module):
         k: Tensor,
         v: Tensor,
         S: Sequence[int],
-        w: Sequence[int],
+        w: Sequence[int | None],
         heads: int,
         lepe: nn.Module,
     ) -> Tensor:
         """The same without branching on a size, for export: padded to whole stripes, masked."""
-        padded = [(s + v_ - 1) // v_ * v_ for s, v_ in zip(S, w, strict=True)]
-        amounts = [p - s for p, s in zip(padded, S, strict=True)]
-        q, k, v = (grid.pad_after(t, amounts) for t in (q, k, v))
-        regions = [
-            grid.axis_regions(s, p, 0, True, q.device) for s, p in zip(S, padded, strict=True)
+        padded = [
+            s if v_ is None else grid.ceil_div(s, v_) * v_ for s, v_ in zip(S, w, strict=True)
         ]
-        mask = grid.region_mask(regions, w)[:, None]
-        return grid.crop_to(stripe_attention(q, k, v, w, heads, lepe, mask), S)
+        width = [s if v_ is None else v_ for s, v_ in zip(S, w, strict=True)]
+        q, k, v = (grid.pad_to(t, padded) for t in (q, k, v))
+        mask = None
+        if any(v_ is not None for v_ in w):
+            regions = [
+                grid.axis_regions(s, p, 0, True, q.device) for s, p in zip(S, padded, strict=True)
+            ]
+            mask = grid.region_mask(regions, width)[:, None]
+        x = stripe_attention(q, k, v, width, heads, lepe, mask)
+        for axis, s in zip(grid.axes(self.rank), S, strict=True):
+            x = x.index_select(axis, torch.arange(s, device=x.device))  # has exactly S, as a slice
+        return x
 
 
 def stripe_attention(

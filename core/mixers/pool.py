@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core import grid
 from core.errors import UsageError
 from core.mixers.base import BlockContext, register_mixer
 from core.nn import AVG_POOL
@@ -39,9 +40,10 @@ class Pooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first = x.movedim(-1, 1)
-        if min(x.shape[1:-1]) >= self.size:
+        if grid.is_static(x.shape[1:-1]) and min(x.shape[1:-1]) >= self.size:
             return self.pool(first).movedim(1, -1) - x
         # torch refuses a kernel longer than an axis, so pad, sum and count the neighbours inside.
+        # A symbolic axis may turn out that short.
         rank = first.ndim - 2
         pad = [self.size // 2] * (2 * rank)
         total = [F.pad(t, pad) for t in (first, torch.ones_like(first[:1, :1]))]

@@ -56,9 +56,7 @@ class ReducedAttention(nn.Module):
         q = split_heads(self.q(x).flatten(1, -2), self.heads)
         source = x
         if self.reduce is not None:
-            short = [(-s) % f for s, f in zip(S, self.factor, strict=True)]
-            if any(not isinstance(n, int) or n > 0 for n in short):
-                source = grid.pad_after(source, short)
-            source = self.norm(self.reduce(source))
+            whole = [grid.ceil_div(s, f) * f for s, f in zip(S, self.factor, strict=True)]
+            source = self.norm(self.reduce(grid.pad_to(source, whole)))
         k, v = (split_heads(t, self.heads) for t in self.kv(source.flatten(1, -2)).chunk(2, -1))
         return self.proj(join_heads(attend(q, k, v))).reshape(x.shape)

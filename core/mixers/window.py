@@ -78,35 +78,71 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         S = grid.grid_of(x, self.rank)
+        if not grid.is_static(S):
+            return self.forward_symbolic(x, S)
         w, shift, padded = self.layout(S)
-        x = grid.pad_after(x, [p - s for p, s in zip(padded, S, strict=True)])
-        if self.shifted:
+        x = grid.pad_to(x, padded)
+        if any(shift):
             x = torch.roll(x, [-s for s in shift], grid.axes(self.rank))
-        q, k, v = self.qkv(grid.windows(x, w)).chunk(3, -1)  # (B, n, L, C) each
-        q, k, v = (split_heads(t, self.heads) for t in (q, k, v))  # (B, n, h, L, c)
+        q, k, v = self.project(grid.windows(x, w))
         out = self.attend_windows(q, k, v, S, padded, w, shift)
         x = grid.unwindows(self.proj(join_heads(out)), w, padded)
-        if self.shifted:
-            x = torch.roll(x, list(shift), grid.axes(self.rank))
+        if any(shift):
+            x = torch.roll(x, shift, grid.axes(self.rank))
         return grid.crop_to(x, S)
 
-    def layout(self, S: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-        """Window, shift and padded size for each axis of a grid of sizes ``S``.
+    def project(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """(B, n, L, C) -> queries, keys and values, (B, n, h, L, c) each."""
+        return tuple(split_heads(t, self.heads) for t in self.qkv(windows).chunk(3, -1))
 
-        A symbolic axis keeps the full window and takes its shift as an expression, so that an
-        exported program branches on no size.
+    def layout(self, S: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """Window, shift and padded size for each axis of a grid of sizes ``S``."""
+        w = [min(full, size) for full, size in zip(self.window, S, strict=True)]
+        large = [size > full for full, size in zip(self.window, S, strict=True)]
+        if self.policy == "swin":  # the published code shifts all axes or none
+            large = [all(large)] * self.rank
+        shift = [
+            full // 2 if self.shifted and far else 0
+            for full, far in zip(self.window, large, strict=True)
+        ]
+        return w, shift, [grid.ceil_div(s, v) * v for s, v in zip(S, w, strict=True)]
+
+    def forward_symbolic(self, x: Tensor, S: Sequence[int]) -> Tensor:
+        """The same for sizes that are not known yet, for export: no size decides a branch.
+
+        Windows are never clipped; where the grid is shorter, the rest of the window is masked.
+        What depends on a size (whether to shift, what to mask) is computed in tensors: symbolic
+        expressions for it take the exporter minutes.
         """
-        w: list[int] = []
-        shift: list[int] = []
-        for size, full in zip(S, self.window, strict=True):
-            if isinstance(size, int):
-                w.append(min(full, size))
-                shift.append(full // 2 if self.shifted and size > full else 0)
-            else:
-                w.append(full)
-                shift.append(torch.sym_ite(size > full, full // 2, 0) if self.shifted else 0)
-        padded = [(s + v - 1) // v * v for s, v in zip(S, w, strict=True)]
-        return w, shift, padded
+        if self.policy == "monai":
+            raise UsageError(
+                "window policy 'monai' reads its bias table by the grid's size: export it at a "
+                "fixed size, or use policy 'masked'."
+            )
+        w, dev = self.window, x.device
+        padded = [grid.ceil_div(s, v) * v for s, v in zip(S, w, strict=True)]
+        large = [torch.full((), s, device=dev) > full for s, full in zip(S, w, strict=True)]
+        if self.policy == "swin":
+            large = [torch.stack(large).all()] * self.rank
+        shift = [far * (v // 2 if self.shifted else 0) for far, v in zip(large, w, strict=True)]
+        hide = [
+            torch.full((), s, device=dev) < (v if self.policy == "swin" else p + 1)
+            for s, v, p in zip(S, w, padded, strict=True)
+        ]
+        x = grid.pad_to(x, padded)
+        if self.shifted:
+            for axis, p, t in zip(grid.axes(self.rank), padded, shift, strict=True):
+                x = x.index_select(axis, (torch.arange(p, device=dev) + t) % p)
+        regions = [
+            grid.axis_regions(s, p, t, h, dev)
+            for s, p, t, h in zip(S, padded, shift, hide, strict=True)
+        ]
+        q, k, v = self.project(grid.windows(x, w))
+        out = attend(q, k, v, self.bias(w) + grid.region_mask(regions, w)[:, None])
+        x = grid.unwindows(self.proj(join_heads(out)), w, padded)
+        for axis, s, p, t in zip(grid.axes(self.rank), S, padded, shift, strict=True):
+            x = x.index_select(axis, (torch.arange(s, device=dev) - t) % p)  # roll back and crop
+        return x
 
     def bias(self, w: Sequence[int]) -> Tensor:
         """Relative position bias of a window of sizes ``w``: (h, L, L)."""
@@ -132,10 +168,9 @@ class WindowAttention(nn.Module):
         """Attention inside windows: q, k, v and the result are (B, n, h, L, c)."""
         bias = self.bias(w)
         hide = self.policy == "masked"
-        static = grid.is_static(S, shift)
-        if static and not any(shift) and (not hide or list(S) == list(padded)):
+        if not any(shift) and (not hide or list(S) == list(padded)):
             return attend(q, k, v, bias)
-        if static and self.rank == 3:
+        if self.rank == 3:
             classes = [
                 grid.window_classes(s, p, v_, t, hide)
                 for s, p, v_, t in zip(S, padded, w, shift, strict=True)
