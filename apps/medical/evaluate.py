@@ -163,11 +163,11 @@ def print_summary(result: Mapping[str, Any]) -> None:
         "volume_error_px": ("Area error (px)", 1),
         "volume_error_percent": ("Size error (%)", 1),
     }
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in ("label", "metric"):
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for title in ("mean", "95 % interval", "n", "undefined"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for name, metrics in result["labels"].items():
         shown = name
         for key, (title, digits) in titles.items():

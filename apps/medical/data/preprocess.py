@@ -289,7 +289,9 @@ def _finite(image: np.ndarray, name: str, repair: bool) -> tuple[np.ndarray, int
     if bad == 0:
         return image, 0
     if not repair:
-        raise DataError(f"{name}: {bad} NaN or infinite voxels; clean the image or allow repair")
+        raise DataError(
+            f"{name}: {bad} NaN or infinite voxels; clean the image or allow repair (--repair)"
+        )
     for channel, ok in zip(image, good, strict=True):
         low, high = (channel[ok].min(), channel[ok].max()) if ok.any() else (0.0, 0.0)
         np.nan_to_num(channel, copy=False, nan=low, neginf=low, posinf=high)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -60,7 +62,14 @@ def test_case_folder_lies_on_the_inputs_own_grid(tmp_path, model_3d, write_volum
     for key in ("sform_code", "qform_code", "pixdim", "srow_x", "quatern_b", "qoffset_x"):
         np.testing.assert_array_equal(after.header[key], before.header[key])
     assert after.get_data_dtype() == np.uint8
-    assert after.header.get_slope_inter() in ((1.0, 0.0), (None, None))
+    # nibabel hides what it applies, so look at the stored bytes: slope 1, intercept 0.
+    header = gzip.decompress((folder / "seg.nii.gz").read_bytes())[:348]
+    assert struct.unpack_from("<ff", header, 112) == (1.0, 0.0)
+    stored = gzip.decompress(path.read_bytes())[:348]
+    assert struct.unpack_from("<ff", stored, 112) == (0.25, -10.0)
+    inside = np.asarray(after.dataobj) == 2
+    mean = result.stats["labels"]["front"]["mean_intensity"]
+    assert mean == pytest.approx(before.get_fdata()[inside].mean(), rel=1e-5)
     values = np.unique(np.asarray(after.dataobj))
     assert set(values.tolist()) <= {0, 2, 5}
     assert not leftovers(tmp_path / "out")
