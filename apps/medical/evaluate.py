@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from apps.medical.data.datasets import read_patients
 from apps.medical.data.volume import (
     SUFFIXES,
     Volume,
@@ -83,7 +84,8 @@ def evaluate(
     reference is ``ref_dir/<case>.*``. ``labels`` names the ids and decides which are evaluated; by
     default they come from the predictions' model, else every id found counts. ``instances``: the
     files number objects; None decides by the references. ``patients`` maps case to patient, for
-    intervals that respect several cases of one person.
+    intervals that respect several cases of one person; by default it is read from patients.csv or
+    patients.json in ``ref_dir`` or in the data set's folder above it.
 
     Returns, and writes to ``out_json`` with a CSV per case beside it: {"labels": {name: {metric:
     {mean, ci95, n, undefined}}}, "cases", "missing", "rules", ...}.
@@ -115,6 +117,8 @@ def evaluate(
     if instances is None:
         instances = _numbers_objects(cases, named)
 
+    if patients is None:
+        patients = read_patients(ref_dir) or read_patients(ref_dir.parent)
     if not instances and not named:
         named = {label: str(label) for label in _ids(cases)}
     with (progress or SilentProgress()).task("evaluate", total=len(cases)) as task:
@@ -131,6 +135,7 @@ def evaluate(
         "labels": _summary(cases, patients, seed),
         "cases": {case.id: case.rows for case in cases},
         "n_cases": len(cases),
+        "n_patients": len({patients.get(case.id, case.id) for case in cases}),
         "missing": missing,
         "without_reference": extra,
         "rules": RULES | {"seed": seed},
@@ -334,9 +339,9 @@ def _sizes(pred: int, ref: int, grid: Volume, unit: str) -> dict[str, float]:
 
 
 def _summary(
-    cases: Sequence[_Case], patients: Mapping[str, str] | None, seed: int
+    cases: Sequence[_Case], patients: Mapping[str, str], seed: int
 ) -> dict[str, dict[str, Any]]:
-    groups = [(patients or {}).get(case.id, case.id) for case in cases]
+    groups = [patients.get(case.id, case.id) for case in cases]
     names = list(dict.fromkeys(name for case in cases for name in case.rows))
     per_label = {name: [case.rows.get(name, {}) for case in cases] for name in names}
     summary = {

@@ -137,22 +137,30 @@ def open_dataset(path: Path | str) -> Dataset:
     return _with_patients(dataset)
 
 
-def _with_patients(dataset: Dataset) -> Dataset:
+def read_patients(root: Path) -> dict[str, str]:
+    """Case -> patient from patients.csv or patients.json in `root`; empty if there is neither.
+
+    Raises DataError for a file of another form.
+    """
     from apps.medical.data import layouts
 
-    table: dict[str, str] = {}
-    as_csv, as_json = dataset.root / "patients.csv", dataset.root / "patients.json"
+    as_csv, as_json = root / "patients.csv", root / "patients.json"
     if as_csv.is_file():
         with as_csv.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
             if not {"case", "patient"} <= set(rows.fieldnames or ()):
                 raise DataError(f"{as_csv}: needs the columns case,patient")
-            table = {row["case"]: row["patient"] for row in rows}
-    elif as_json.is_file():
+            return {row["case"]: row["patient"] for row in rows}
+    if as_json.is_file():
         stored = layouts.read_json(as_json)
         if not isinstance(stored, dict):
             raise DataError(f"{as_json}: must map each case to its patient")
-        table = {str(k): str(v) for k, v in stored.items()}
+        return {str(k): str(v) for k, v in stored.items()}
+    return {}
+
+
+def _with_patients(dataset: Dataset) -> Dataset:
+    table = read_patients(dataset.root)
     if not table:
         return dataset
     cases = tuple(replace(c, patient=table.get(c.id, c.patient)) for c in dataset.cases)

@@ -210,6 +210,17 @@ def test_bootstrap_is_seeded_and_respects_patients() -> None:
     assert bootstrap(np.array([0.5, np.nan]), ["a", "b"]) is None
 
 
+def test_patients_are_read_from_beside_the_references(folders) -> None:
+    """All three cases of one person: nothing to resample, and the result says so."""
+    pred, ref = folders
+    assert evaluate(pred, ref)["n_patients"] == 3
+    rows = "".join(f"{case},p\n" for case in ("a.b c", "two", "three"))
+    (ref.parent / "patients.csv").write_text("case,patient\n" + rows)
+    result = evaluate(pred, ref)
+    assert result["n_patients"] == 1
+    assert result["labels"]["1"]["dice"]["ci95"] is None
+
+
 def test_summary_prints_intervals_and_what_is_undefined(folders, capsys) -> None:
     pred, ref = folders
     print_summary(evaluate(pred, ref))
