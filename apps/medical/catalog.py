@@ -66,7 +66,8 @@ MODELS: dict[str, ModelEntry] = {
                     "outputs": "end",
                 },
                 3: {
-                    "feature_size": 16,
+                    "feature_size": 32,
+                    "width": 16,
                     "depths": (0, 2, 2),
                     "heads": (1, 2, 4),
                     "window": 4,
