@@ -19,7 +19,7 @@ from PIL import Image
 
 import apps.medical
 from apps.medical.data.volume import read_image
-from apps.medical.predict import as_json, find_cases, predict
+from apps.medical.predict import as_json, predict
 from core.errors import DataError, ResourceError, UsageError
 
 FILES = {"seg.nii.gz", "stats.json", "overlay.png", "manifest.json"}
@@ -178,36 +178,6 @@ def test_unusual_field_of_view_and_anisotropy_are_told(tmp_path, model_3d, write
     warnings = only(predict(path, model_3d)).warnings
     assert any("field of view" in w and "crop" in w for w in warnings)
     assert any("anisotropic" in w for w in warnings)
-
-
-def test_folders_hidden_files_and_label_folders(tmp_path, model_3d, write_volume) -> None:
-    write_volume("a.nii.gz")
-    write_volume("deep/b.nii.gz")
-    write_volume("labelsTr/c.nii.gz")
-    write_volume(".hidden/d.nii.gz")
-    write_volume("._e.nii.gz")
-    (tmp_path / "in" / ".DS_Store").write_text("x")
-    (tmp_path / "in" / "notes.txt").write_text("x")
-    assert [case.name for case in find_cases(tmp_path / "in")] == ["a", "b"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no image in it"):
-        find_cases(tmp_path / "empty")
-    with pytest.raises(UsageError, match="no input"):
-        find_cases([])
-
-
-@pytest.mark.parametrize(
-    ("file", "case"),
-    [
-        ("a.b c.nii.gz", "a.b c"),
-        ("v1.2.nii", "v1.2"),
-        ("x.tar.mha", "x.tar"),
-        ("Fall 3.PNG", "Fall 3"),
-        ("ünï.nii.gz", "ünï"),
-    ],
-)
-def test_spaces_and_dots_in_names(file, case) -> None:
-    assert find_cases(file)[0].name == case
 
 
 def test_two_inputs_of_one_name(tmp_path, model_3d, write_volume) -> None:
