@@ -455,7 +455,9 @@ def train(
     def show() -> None:
         for result in results:
             print(result.text())
-        print(f"\nnext: python apps/medical/run.py predict IMAGE --model {out} --out OUTDIR")
+        # Folds are an ensemble together; the model of all cases stands alone.
+        made = results[0].folder if fold == "full" else out
+        print(f"\nnext: python apps/medical/run.py predict IMAGE --model {made} --out OUTDIR")
 
     cli.emit(report, as_json=json, human=show)
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
@@ -31,14 +32,14 @@ from apps.medical.data.augment import Augmentation, training_transform
 from apps.medical.data.datasets import Dataset, open_dataset
 from apps.medical.data.plan import Plan, fingerprint, make_plan, read_plan, write_plan
 from apps.medical.data.preprocess import load_sample, restore
-from apps.medical.data.splits import folds
+from apps.medical.data.splits import Fold, folds
 from apps.medical.data.store import PreparedCases
 from apps.medical.data.targets import instances_from_classes
 from apps.medical.data.volume import Volume
 from apps.medical.metrics import instance_metrics, mask_metrics
 from apps.medical.models import build
 from apps.medical.sliding import sliding_argmax
-from apps.medical.store import ModelSpec, NetworkSpec, save_model
+from apps.medical.store import METADATA, TENSORS, ModelSpec, NetworkSpec, save_model
 from core.config import validate
 from core.errors import DataError, UsageError
 from core.files import write_json
@@ -224,36 +225,39 @@ def train(
     ``core.training.fit`` raises.
     """
     progress = progress or SilentProgress()
-    chosen = _folds(fold)
+    _require_fold(fold)
     data = open_dataset(dataset)
-    _require_labels(data)
+    _require_labels(data, progress)
+    if model is not None:  # a wrong name is found before the data set is measured
+        catalog.resolve(model, data.rank, preset, **(options or {}))
     out = Path(out)
-    made = _plan(data, out, plan, plan_overrides, resume=resume, force=force, progress=progress)
+    splits = _splits(data, fold)
+    made = _plan(data, out, plan, plan_overrides, progress)
     name = model or made.network.name
-    settings = {**_from_plan(name, made, preset), **made.network.options, **(options or {})}
-    resolved = catalog.resolve(name, made.rank, preset, **settings)
+    own = made.network.options if name == made.network.name else {}
+    given = {**own, **(options or {})}
+    settings = {**_from_plan(name, made, preset, given), **given}
+    network = NetworkSpec(
+        name=name,
+        rank=made.rank,
+        in_channels=len(made.channels),
+        out_channels=made.out_channels,
+        options=_plain(catalog.resolve(name, made.rank, preset, **settings)),
+    )
+    _require_same_run(out, made, network, replaced=set(splits) if force else set())
+    _keep_plan(made, out / "plan.yaml")
     config = config or training_config()
-    splits = folds(data, FOLDS) if chosen != ["full"] else []
     cases = PreparedCases(data, made, out / "cache")
     results = []
-    for each in chosen:
-        training, validation = (
-            ([c.id for c in data.cases], []) if each == "full" else splits[int(each)]
-        )
+    for each, (training, validation) in splits.items():
         cases.prepare([*training, *validation], progress)
         results.append(
             _train_fold(
                 each,
                 cases,
                 (training, validation),
-                NetworkSpec(
-                    name=name,
-                    rank=made.rank,
-                    in_channels=len(made.channels),
-                    out_channels=made.out_channels,
-                    options=_plain(resolved),
-                ),
-                out / f"fold_{each}" if each != "full" else out / "full",
+                network,
+                out / _folder(each),
                 augmentation,
                 config,
                 resume=resume,
@@ -290,6 +294,9 @@ def _train_fold(
     )
     every = max(1, len(validation) // VALIDATION_CASES)
     settings = augmentation or Augmentation()
+    if force and not resume:  # the results of the run that is being replaced
+        for old in (METADATA, TENSORS, "validation.json"):
+            (folder / old).unlink(missing_ok=True)
     result = fit(
         net,
         SegmentationTask(cases, validation[::every][:VALIDATION_CASES]),
@@ -308,6 +315,11 @@ def _train_fold(
             "training_cases": _digest(training),
         },
     )
+    metrics = _finished(folder, result.steps, bool(validation)) if resume else None
+    if metrics is not None:
+        return FoldResult(
+            fold, folder, result.steps, result.seconds, str(result.stopped_because), metrics
+        )
     # With nothing to validate on there is no best: the last average is the result.
     source = result.best if validation else result.last
     load_state(net, load_weights(source), str(source))
@@ -410,44 +422,100 @@ def _means(rows: Any) -> dict[str, dict[str, float | None]]:
     return means
 
 
-def _folds(fold: str) -> list[str]:
+def _finished(folder: Path, steps: int, validated: bool) -> dict[str, Any] | None:
+    """The metrics of a fold whose model and validation are those of step ``steps``, else None."""
+    try:
+        made = json.loads((folder / METADATA).read_text(encoding="utf-8"))["training"]["steps"]
+        if made != steps or not (folder / TENSORS).is_file():
+            return None
+        if not validated:
+            return {}
+        metrics: dict[str, Any] = json.loads((folder / "validation.json").read_text("utf-8"))
+        return metrics
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _require_fold(fold: str) -> None:
+    if fold not in ("all", "full", *map(str, range(FOLDS))):
+        raise UsageError(f"--fold {fold}: want 0 to {FOLDS - 1}, all, or full (every case).")
+
+
+def _splits(data: Dataset, fold: str) -> dict[str, Fold]:
+    """(training ids, validation ids) of each fold to train."""
+    if fold == "full":
+        return {fold: ([case.id for case in data.cases], [])}
+    splits = {str(i): split for i, split in enumerate(folds(data, FOLDS))}
     if fold == "all":
-        return [str(i) for i in range(FOLDS)]
-    if fold == "full" or (fold.isdigit() and int(fold) < FOLDS):
-        return [fold]
-    raise UsageError(f"--fold {fold}: want 0 to {FOLDS - 1}, all, or full (every case).")
+        return splits
+    if fold not in splits:
+        raise UsageError(
+            f"--fold {fold}: {data.root} comes with {len(splits)} folds of its own; want 0 to "
+            f"{len(splits) - 1}, all, or full (every case)."
+        )
+    return {fold: splits[fold]}
 
 
-def _require_labels(data: Dataset) -> None:
-    if len(data.cases) < 2 or any(c.label is None for c in data.cases):
+def _folder(fold: str) -> str:
+    return "full" if fold == "full" else f"fold_{fold}"
+
+
+def _require_labels(data: Dataset, progress: Progress) -> None:
+    if len(data.cases) < 2:
         raise DataError(
-            f"{data.root}: {len(data.cases)} cases, of which "
-            f"{sum(c.label is None for c in data.cases)} without a label; training needs labels "
-            "for all (run the check verb to see which)."
+            f"{data.root}: {len(data.cases)} case with an image and a label; training needs two or "
+            "more (the check verb says what is wrong with the others)."
+        )
+    if data.problems:
+        progress.message(
+            f"{data.root}: {len(data.problems)} cases are left out, first "
+            f"{data.problems[0].text}; the check verb lists them all"
         )
 
 
+def _require_same_run(run: Path, plan: Plan, network: NetworkSpec, replaced: set[str]) -> None:
+    """A run is one cross-validation: UsageError if a fold that stays has another plan or network.
+
+    Options that only one of the two knows do not count: they came or went with a version.
+    """
+    about = network.model_dump(mode="json")
+    now = {"plan": plan.model_dump(mode="json"), "network": about, "option": about["options"]}
+    names = [_folder(fold) for fold in ("full", *map(str, range(FOLDS))) if fold not in replaced]
+    for name in names:
+        before = _recorded(run / name / "config.yaml")
+        for group, values in now.items():
+            known = before.get(group, {})
+            for key in known.keys() & values.keys() - {"options"}:
+                if known[key] != values[key]:
+                    raise UsageError(
+                        f"{run / name}: was trained with {group} {key} {known[key]}, now it is "
+                        f"{values[key]}; the folds of a run share plan and network: undo that, use "
+                        "a new --out, or replace the fold with --force"
+                    )
+
+
+def _recorded(file: Path) -> dict[str, Any]:
+    """What a fold's config.yaml says about plan, network and options; empty without one."""
+    try:
+        context = yaml.safe_load(file.read_text(encoding="utf-8"))["context"]
+        return {**context, "option": context["network"]["options"]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise DataError(
+            f"{file}: is not a run's record ({error!r}); restore or remove it"
+        ) from error
+
+
 def _plan(
-    data: Dataset,
-    out: Path,
-    given: Path | None,
-    overrides: Sequence[str],
-    *,
-    resume: bool,
-    force: bool,
-    progress: Progress,
+    data: Dataset, out: Path, given: Path | None, overrides: Sequence[str], progress: Progress
 ) -> Plan:
-    """The plan of this run: the given file, the run's own when it is resumed, or a new one."""
+    """The plan of this run: the given file, the run's own, or a new one."""
     own = out / "plan.yaml"
-    if own.exists() and (resume or given is None):
-        # A run folder's plan is kept, also by the next fold of the same cross-validation.
-        plan = read_plan(own, overrides)
-        if given is not None and read_plan(given, overrides) != plan:
-            raise UsageError(
-                f"{own}: differs from {given}; resume without --plan, or use a new --out."
-            )
-    elif given is not None:
+    if given is not None:
         plan = read_plan(given, overrides)
+    elif own.exists():
+        plan = read_plan(own, overrides)
     else:
         plan = make_run_plan(data, own, overrides, progress)
     if plan.rank != data.rank or len(plan.channels) != len(data.channels):
@@ -455,10 +523,13 @@ def _plan(
             f"{given or own}: a plan for rank {plan.rank} and {len(plan.channels)} channels; "
             f"{data.root} has rank {data.rank} and {len(data.channels)}."
         )
-    if not own.exists() or read_plan(own) != plan:
-        out.mkdir(parents=True, exist_ok=True)
-        write_plan(plan, own, force=True)
     return plan
+
+
+def _keep_plan(plan: Plan, own: Path) -> None:
+    if not own.exists() or read_plan(own) != plan:
+        own.parent.mkdir(parents=True, exist_ok=True)
+        write_plan(plan, own, force=True)
 
 
 def _overridden(plan: Plan, overrides: Sequence[str]) -> Plan:
@@ -468,11 +539,16 @@ def _overridden(plan: Plan, overrides: Sequence[str]) -> Plan:
         return read_plan(file, overrides)
 
 
-def _from_plan(name: str, plan: Plan, preset: str | None) -> dict[str, Any]:
-    """Strides that follow an anisotropic plan; isotropic ones are the networks' own."""
+def _from_plan(
+    name: str, plan: Plan, preset: str | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Strides that follow an anisotropic plan; isotropic ones are the networks' own.
+
+    ``given`` are the options that stand, such as a number of levels.
+    """
     if all(len(set(level)) == 1 for level in plan.strides):
         return {}
-    defaults = catalog.resolve(name, plan.rank, preset)
+    defaults = catalog.resolve(name, plan.rank, preset, **given)
     levels = [tuple(level) for level in plan.strides]
     if name == "dynunet":
         n = min(len(defaults["channels"]), len(levels))
@@ -482,7 +558,8 @@ def _from_plan(name: str, plan: Plan, preset: str | None) -> dict[str, Any]:
         return {"channels": defaults["channels"][:n], "strides": levels[1:n]}
     if defaults["patch"] != 2:
         levels[1:3] = [tuple(a * b for a, b in zip(*levels[1:3], strict=True))]
-    halvings = len(defaults["depths"]) - (0 if name == "swin_unetr" else 1)
+    # As published, Swin UNETR reduces once more after its last level.
+    halvings = len(defaults["depths"]) - (0 if defaults.get("outputs") == "start" else 1)
     rest = levels[2 : 2 + halvings]
     rest += [(1,) * plan.rank] * (halvings - len(rest))
     return {"patch": levels[1], "strides": rest}
