@@ -105,7 +105,7 @@ keys, and 2.3 against 3.4 the other way at 392 (one thread, float32, forward).""
 def attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """softmax(scale * q k^T + bias) v with the softmax in float32.
+    """softmax(scale * q k^T + bias) v with the softmax in float32, or float64 where q is.
 
     Shapes: q (..., h, L, c), k and v (..., h, M, c), bias broadcastable to (..., h, L, M) or None;
     returns (..., h, L, c).  ``scale`` defaults to c ** -0.5.
@@ -117,7 +117,9 @@ def attend(
     trained_bias = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if not (torch.compiler.is_exporting() or trained_bias or k.shape[-2] <= EXPLICIT_KEYS):
         return _sdpa(q, k, v, bias, scale)
-    scores = ((q * scale) @ k.transpose(-1, -2)).float()
+    scores = (q * scale) @ k.transpose(-1, -2)
+    if scores.dtype in (torch.bfloat16, torch.float16):
+        scores = scores.float()
     if bias is not None:
         scores = scores + bias
     return scores.softmax(-1).to(v.dtype) @ v

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.errors import UsageError
+from core.nn import (
+    NORMS,
+    BatchNormGrid,
+    ChannelsLastConv,
+    GridNorm,
+    RMSNorm,
+    make_norm,
+)
+
+CONV = (F.conv1d, F.conv2d, F.conv3d)
+SIZES = [(7,), (7, 5), (5, 4, 6)]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1},
+        {"padding": 1, "stride": 2},
+        {"groups": 4, "padding": 1},
+        {"groups": 4, "padding": 2, "dilation": 2, "bias": False},
+        {"groups": 4, "stride": 2},
+    ],
+    ids=str,
+)
+def test_convolution_equals_torch(rank: int, options: dict[str, Any]) -> None:
+    conv = ChannelsLastConv(4, 8, 3, rank, **options)
+    x = torch.randn(2, *SIZES[rank - 1], 4)
+    known = {k: v for k, v in options.items() if k != "bias"}
+    wanted = CONV[rank - 1](x.movedim(-1, 1), conv.conv.weight, conv.conv.bias, **known)
+    torch.testing.assert_close(conv(x), wanted.movedim(1, -1), rtol=1e-5, atol=1e-6)
+    p = options.get("padding", 0)
+    padded = F.pad(x, [0, 0] + [p, p] * rank)
+    torch.testing.assert_close(conv(padded, padded=True), conv(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_grid_norm_has_the_statistics_of_an_example(rank: int) -> None:
+    norm = GridNorm(4, 1e-5)
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(1.0, 5.0))
+        norm.bias.fill_(0.5)
+    x = torch.randn(2, *SIZES[rank - 1], 4) * 3 + 1
+    dims = tuple(range(1, rank + 2))
+    mean, var = x.mean(dims, keepdim=True), x.var(dims, unbiased=False, keepdim=True)
+    wanted = (x - mean) / (var + 1e-5).sqrt() * torch.arange(1.0, 5.0) + 0.5
+    torch.testing.assert_close(norm(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_rms_norm_squares_in_float32() -> None:
+    norm = RMSNorm(4, 0.0)
+    x = torch.tensor([[3.0, 4.0, 0.0, 0.0]])
+    torch.testing.assert_close(norm(x), x / 2.5)
+    big = torch.full((1, 4), 300.0, dtype=torch.float16)  # its square is infinite there
+    assert torch.equal(norm(big), torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_batch_norm_has_the_statistics_of_a_channel(rank: int) -> None:
+    norm = BatchNormGrid(4, rank)
+    x = torch.randn(2, *SIZES[rank - 1], 4) * 3 + 1
+    dims = tuple(range(rank + 1))
+    wanted = (x - x.mean(dims)) / (x.var(dims, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_norms_by_name() -> None:
+    x = torch.randn(2, 5, 4)
+    for name in NORMS:
+        assert make_norm(name, 4)(x).shape == x.shape
+    assert make_norm("none", 4)(x) is x
+    with pytest.raises(UsageError, match="Did you mean 'layer'"):
+        make_norm("layr", 4)
