@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from core import grid
 from core.errors import UsageError
 from core.mixers.base import BlockContext, register_mixer
 from core.nn import ChannelsLastConv
@@ -30,6 +31,7 @@ class Depthwise(nn.Module):
         super().__init__()
         if config.size < 1 or config.size % 2 == 0:
             raise UsageError(f"depthwise size {config.size}: must be odd, so that it has a centre.")
+        self.rank = context.rank
         self.conv = ChannelsLastConv(
             context.dim,
             context.dim,
@@ -40,4 +42,5 @@ class Depthwise(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        grid.grid_of(x, self.rank)
         return self.conv(x)

@@ -33,19 +33,19 @@ class Pooling(nn.Module):
         super().__init__()
         if config.size < 1 or config.size % 2 == 0:
             raise UsageError(f"pool size {config.size}: must be odd, so that it has a centre.")
-        self.size = config.size
+        self.rank, self.size = context.rank, config.size
         self.pool = AVG_POOL[context.rank - 1](
             config.size, 1, config.size // 2, count_include_pad=False
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        S = grid.grid_of(x, self.rank)
         first = x.movedim(-1, 1)
-        if grid.is_static(x.shape[1:-1]) and min(x.shape[1:-1]) >= self.size:
+        if grid.is_static(S) and min(S) >= self.size:
             return self.pool(first).movedim(1, -1) - x
         # torch refuses a kernel longer than an axis, so pad, sum and count the neighbours inside.
         # A symbolic axis may turn out that short.
-        rank = first.ndim - 2
-        pad = [self.size // 2] * (2 * rank)
+        pad = [self.size // 2] * (2 * self.rank)
         total = [F.pad(t, pad) for t in (first, torch.ones_like(first[:1, :1]))]
         mean = [self.pool_inside(t) for t in total]
         return (mean[0] / mean[1]).movedim(1, -1) - x
