@@ -33,11 +33,10 @@ from core.backbones import zoo
 from core.backbones.pyramid import Pyramid
 from core.blocks import Block
 from core.decoders import ExpandingDecoder
-from core.decoders.conv import channels_last
+from core.decoders.conv import PointConv, channels_last
 from core.errors import UsageError
 from core.mixers.base import attend, check_heads, join_heads, register_mixer, split_heads
 from core.mixers.window import WindowAttention, WindowConfig
-from core.nn import CONV
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +141,8 @@ class AttSwinUNet(nn.Module):
             raise UsageError(
                 f"deep_supervision {deep_supervision}: this network has {levels - 1} coarser levels."
             )
-        conv = CONV[encoder.rank - 1]
         self.heads = nn.ModuleList(
-            conv(c, out_channels, 1, bias=False) for c in decoder.channels[: deep_supervision + 1]
+            PointConv(c, out_channels, bias=False) for c in decoder.channels[: deep_supervision + 1]
         )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:

@@ -23,9 +23,8 @@ from core.backbones import zoo
 from core.backbones.pyramid import Pyramid, PyramidConfig
 from core.blocks import BlockConfig
 from core.decoders import ExpandingDecoder, ResidualConvConfig, ResidualDecoder
-from core.decoders.conv import channels_last
+from core.decoders.conv import PointConv, channels_last
 from core.errors import UsageError
-from core.nn import CONV
 
 Strides = Sequence[grid.PerAxis]
 Logits = Tensor | list[Tensor]
@@ -76,9 +75,8 @@ class Segmenter(nn.Module):
                 f"deep_supervision {deep_supervision}: this network has {levels - 1} coarser levels."
             )
         self.encoder, self.decoder = encoder, decoder
-        conv = CONV[encoder.rank - 1]
         self.heads = nn.ModuleList(
-            conv(c, out_channels, 1, bias=bias) for c in decoder.channels[: deep_supervision + 1]
+            PointConv(c, out_channels, bias=bias) for c in decoder.channels[: deep_supervision + 1]
         )
 
     @property

