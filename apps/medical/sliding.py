@@ -90,7 +90,9 @@ def sliding_argmax(
             for cell, scores, _ in work.finished_cells(block, windows, advance):
                 if labels is None:  # the first result tells the number of classes
                     labels = np.zeros(work.grid, np.uint8 if scores.shape[0] <= 256 else np.uint16)
-                labels[_slices(cell)] = scores.argmax(0).cpu().numpy()
+                # max, not argmax: 3.9 against 13.7 ms for 14 classes of 48^3 on a CPU; both return
+                # the first of equal scores.
+                labels[_slices(cell)] = scores.max(0).indices.cpu().numpy()
     if labels is None:  # nothing but skipped windows
         labels = np.zeros(work.grid, np.uint8)
     return np.ascontiguousarray(labels[work.crop])
@@ -268,19 +270,24 @@ class _Work:
             for i, (start, scores) in enumerate(zip(group, self.score(group)), start=first):
                 for cell in cells[i]:
                     inside = tuple(slice(a - s, b - s) for (a, b), s in zip(cell, start))
-                    part = scores[(slice(None), *inside)]
+                    weight = self.weight[inside]
+                    # Not fused with the sum over windows: a product rounded by itself is the same
+                    # whatever the cell's shape, so memory limits cannot change a bit of the result.
+                    part = scores[(slice(None), *inside)] * weight
                     if cell in open_scores:
                         open_scores[cell] += part
                     else:
-                        open_scores[cell] = part.clone()  # a view would keep the window alive
+                        open_scores[cell] = part
                     if weighted:
-                        open_weights[cell] = open_weights.get(cell, zero) + self.weight[inside]
+                        open_weights[cell] = open_weights.get(cell, zero) + weight
                     if last[cell] == i:
                         yield cell, open_scores.pop(cell), open_weights.pop(cell, None)
+            # The next forward pass must not find this one's output still in memory.
+            del scores, part
             advance(len(group))
 
     def score(self, starts: Sequence[tuple[int, ...]]) -> Tensor:
-        """Weighted scores (B, K, *window): logits, or the members' mean probabilities."""
+        """Scores (B, K, *window): logits, or the members' mean probabilities."""
         boxes = (self.image[(slice(None), *_slices(_box(w, self.window)))] for w in starts)
         x = torch.stack(list(boxes)).to(self.device)
         total: Tensor | None = None
@@ -306,9 +313,7 @@ class _Work:
                 "the network returned NaN or infinity; check the image's intensities and the "
                 "weights"
             )
-        # Not fused with the sum over windows: a product rounded by itself is the same whatever
-        # the shape of the cell it lands in, so memory limits cannot change a bit of the result.
-        return total * self.weight
+        return total
 
     def count_classes(self) -> int:
         """K, at the price of one window."""
@@ -335,7 +340,7 @@ class _Work:
         for delta in change:
             held += delta
             peak = max(peak, held)
-        members = 3 if self.averages_probabilities else 2  # scores, weighted; a sum of members
+        members = 4 if self.averages_probabilities else 1  # logits, softmax, mirrored back, sum
         return (
             FLOAT * classes * (peak + members * min(self.batch, len(windows)) * prod(self.window))
         )
