@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from apps.medical.data.datasets import read_patients
+from apps.medical.data.datasets import map_labels, read_patients
 from apps.medical.data.volume import (
     SUFFIXES,
     Volume,
@@ -50,6 +50,7 @@ RULES = {
     "null below two",
     "objects": "a prediction whose only id is 1 is split into its connected components (face "
     "neighbours); otherwise ids are objects as stored",
+    "mask_of_255": "where there is one label, 1, a reference of the values 0 and 255 means it by 255",
     "missing": "a reference without a prediction is an error; with --allow-missing it is listed and "
     "left out",
 }
@@ -62,6 +63,7 @@ class _Case:
     ref: Path
     rows: dict[str, dict[str, float | None]] = field(default_factory=dict)
     unit: str = "mm"
+    binary: bool = False
 
 
 def evaluate(
@@ -119,8 +121,10 @@ def evaluate(
 
     if patients is None:
         patients = read_patients(ref_dir) or read_patients(ref_dir.parent)
-    if not instances and not named:
-        named = {label: str(label) for label in _ids(cases)}
+    if not instances:
+        named, binary = _binary(cases, named)
+        for case in cases:
+            case.binary = binary
     with (progress or SilentProgress()).task("evaluate", total=len(cases)) as task:
         for case in cases:
             _measure(case, named, nsd_tolerance, instances)
@@ -277,6 +281,8 @@ def _read(case: _Case) -> tuple[Volume, Volume]:
             "predict on the images these references belong to"
         )
     case.unit = "mm" if ref.physical else "px"
+    if case.binary and 255 in ref.array and set(np.unique(ref.array).tolist()) <= {0, 255}:
+        ref = map_labels(ref, {255: 1})
     return pred, ref
 
 
@@ -288,13 +294,16 @@ def _squeezed(pred: Volume, ref: Volume) -> Volume:
     return replace(pred, array=pred.array.reshape(ref.shape), rank=ref.rank, physical=False)
 
 
-def _ids(cases: Sequence[_Case]) -> list[int]:
-    """Every label id but 0 that any prediction or reference holds."""
-    found: set[int] = set()
+def _binary(cases: Sequence[_Case], named: Mapping[int, str]) -> tuple[dict[int, str], bool]:
+    """The labels to evaluate, and whether 255 in a mask of 0 and 255 means the only one, 1."""
+    if named:
+        return dict(named), set(named) - {0} == {1}
+    preds, refs = set[int](), set[int]()
     for case in cases:
-        for volume in _read(case):
+        for found, volume in zip((preds, refs), _read(case)):
             found |= set(np.unique(volume.array).tolist())
-    return sorted(found - {0})
+    binary = 1 in preds and preds <= {0, 1} and 255 in refs and refs <= {0, 255}
+    return {i: str(i) for i in sorted((preds if binary else preds | refs) - {0})}, binary
 
 
 def _measure(case: _Case, named: Mapping[int, str], tolerance: float, instances: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +100,20 @@ def write_volume(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict, str]]:
+    """Run a verb with --json in this process: (exit code, the one JSON object, standard error)."""
+    from apps.medical.run import app
+    from core.cli import main
+
+    def call(*arguments: object) -> tuple[int, dict, str]:
+        capsys.readouterr()
+        code = main(app, [*map(str, arguments), "--json"])
+        captured = capsys.readouterr()
+        assert captured.out.count("\n") == 1, captured.out
+        assert "Traceback" not in captured.err, captured.err
+        return code, json.loads(captured.out), captured.err
+
+    return call
