@@ -75,6 +75,26 @@ def test_case_folder_lies_on_the_inputs_own_grid(tmp_path, model_3d, write_volum
     assert not leftovers(tmp_path / "out")
 
 
+def test_mha_input_and_nifti_output_agree_in_the_world(tmp_path, model_3d, write_volume) -> None:
+    """ITK's LPS millimetres in, NIfTI's RAS out: the same voxel stays at the same place."""
+    import SimpleITK as sitk
+
+    c, s = np.cos(0.3), np.sin(0.3)
+    affine = np.array([[c, -s, 0, -12], [s, c, 0, 30.5], [0, 0, 1, 7.25], [0, 0, 0, 1]])
+    affine[:3, :3] *= (0.9, 1.0, 1.2)
+    nifti = write_volume(affine=affine)
+    image = sitk.ReadImage(str(nifti))
+    sitk.WriteImage(image, str(tmp_path / "scan.mha"))
+    result = only(predict(tmp_path / "scan.mha", model_3d, tmp_path / "out"))
+    after = nib.load(result.folder / "seg.nii.gz")
+    np.testing.assert_allclose(after.affine, nib.load(nifti).affine, atol=1e-5)
+    reference = only(predict(nifti, model_3d)).labels
+    assert (np.asarray(after.dataobj) == reference).mean() > 0.99
+    seg = sitk.ReadImage(str(result.folder / "seg.nii.gz"))
+    np.testing.assert_allclose(seg.GetOrigin(), image.GetOrigin(), atol=1e-5)
+    np.testing.assert_allclose(seg.GetDirection(), image.GetDirection(), atol=1e-5)
+
+
 def test_statistics_and_manifest(tmp_path, model_3d, write_volume) -> None:
     path = write_volume()
     stats = only(predict([path], model_3d, tmp_path / "out", seed=7)).stats
