@@ -3,9 +3,10 @@
 ``forward`` takes (B, C, *S) and returns one (B, C_i, *S_i) for each stage, finest first, with
 S_i = ceil(S / strides[i]), for any size S >= 1 of rank 1 to 3.
 
-``torch.export`` takes it at a fixed size, and with dynamic batch and sizes; the exported program
-then wants every map to be at least 2 long on every axis (batch too, if 2 or more was traced), since
-the exporter treats lengths of 1 apart.
+``torch.export`` takes it at a fixed size, and with dynamic batch and sizes.  The exporter treats
+lengths of 1 apart, so a program traced with larger ones wants every map to be at least 2 long on
+each axis, and longer than one window or stripe; the latter is a guard only, and
+``program.module(check_guards=False)`` gives the exact result without it.
 """
 
 from __future__ import annotations
