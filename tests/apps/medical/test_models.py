@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -229,3 +230,14 @@ def test_presets_only_use_known_options() -> None:
             for options in ranks.values():
                 assert set(options) <= set(entry.defaults), (name, preset)
     assert models.names() == list(catalog.MODELS)
+
+
+@pytest.mark.parametrize(("name", "rank"), TABLE)
+def test_options_survive_json(name: str, rank: int) -> None:
+    """A saved model keeps its options as JSON, where tuples become lists."""
+    chosen = json.loads(json.dumps(catalog.resolve(name, rank, "small")))
+    with torch.device("meta"):
+        net = models.build(name, rank, 1, 3, **chosen)
+        same = models.build(name, rank, 1, 3, preset="small")
+    shapes = {k: v.shape for k, v in same.state_dict().items()}
+    assert {k: v.shape for k, v in net.state_dict().items()} == shapes
