@@ -131,6 +131,9 @@ def open_dataset(path: Path | str) -> Dataset:
         found = f"; first problem: {dataset.problems[0].text}" if dataset.problems else ""
         raise DataError(f"{root}: no case with an image and a label{found}")
     ids = [case.id for case in dataset.cases]
+    strange = [i for i in ids if i in ("", ".", "..") or "/" in i or "\\" in i]
+    if strange:  # a case's files are named after it, here and in results
+        raise DataError(f"{root}: case name {strange[0]!r} is not a file name; rename the case")
     twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
     if twice:
         raise DataError(f"{root}: case name {twice[0]!r} is used twice; rename one of them")
