@@ -278,12 +278,15 @@ def _neighbours(stride: tuple[int, ...], order: NeighbourOrder) -> list[tuple[in
     return last
 
 
-def init_weights(module: nn.Module, conv: Callable[[Tensor], Any] | None = None) -> None:
-    """Truncated normal (std 0.02) linear weights and zero biases, as all the papers here use."""
+def init_weights(module: nn.Module) -> None:
+    """Xavier-uniform linear weights (Glorot and Bengio, 2010) and zero biases.
+
+    Deviates from the papers, which draw with a standard deviation of 0.02 whatever the width.  That
+    suits hundreds of channels and long schedules; a narrow network then starts as an identity: a
+    Swin-Unet of 32 channels still put out background alone after 120 steps, and learns at once so.
+    """
     for m in module.modules():
         if isinstance(m, nn.Linear):
-            nn.init.trunc_normal_(m.weight, std=0.02)
+            nn.init.xavier_uniform_(m.weight)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-        elif conv is not None and isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            conv(m.weight)
