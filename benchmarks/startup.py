@@ -3,8 +3,9 @@
     python benchmarks/startup.py                 # 20 runs of each, about half a minute
 
 The commands take turns, so that whatever else the machine does falls on all of them alike. The
-promise is ``--help`` in less than 0.4 s; the minimum is what the code costs, the median what a
-person waits on this machine while it was measured (``load`` says how busy it was).
+promise is ``--help`` in less than 0.4 s. The minimum is what the code costs, the median what a person
+waited on this machine. ``load`` says how busy it was: with more runnable processes than cores, only
+the processor seconds say something about the code.
 """
 
 from __future__ import annotations
