@@ -5,7 +5,7 @@ Everything here maps (B, *S, C) to (B, *S, C') with a grid S of rank 1 to 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
