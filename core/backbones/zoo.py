@@ -12,7 +12,9 @@ registered mixer (a name or a config) in place of the family's own in every stag
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import fnmatch
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,7 +47,7 @@ def create(name: str, rank: int = 2, in_channels: int = 3, **overrides: Any) -> 
     Raises UsageError for an unknown name or override, naming the nearest.
     """
     builder, sizes = _ZOO[name]
-    known = [p for p in inspect.signature(builder).parameters if p not in ("rank", "in_channels")]
+    known = _options(builder)
     for override in overrides:
         if override not in known:
             raise UsageError(unknown(f"option of backbone {name!r}", override, known))
@@ -95,9 +97,52 @@ def _halve(**norms: Any) -> ConvDownConfig:
     return ConvDownConfig(kernel=3, stride=2, padding=1, **norms)
 
 
+def _family(stages: Callable[..., tuple[StageConfig, ...]]) -> Builder:
+    """A builder of whole pyramids from one of stages: adds what all families share."""
+
+    @functools.wraps(stages)
+    def build(
+        rank: int,
+        in_channels: int,
+        *,
+        drop_path: float = 0.0,
+        gradient_checkpointing: bool = False,
+        **options: Any,
+    ) -> PyramidConfig:
+        return PyramidConfig(
+            rank=rank,
+            in_channels=in_channels,
+            stages=stages(rank, **options),
+            drop_path=drop_path,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+
+    return build
+
+
+def _options(builder: Builder) -> builtins.list[str]:
+    """Names that ``create`` may override."""
+    own = inspect.signature(builder).parameters  # wraps() shows those of the stages' function
+    return [*(name for name in own if name != "rank"), "drop_path", "gradient_checkpointing"]
+
+
+def _levels(
+    dims: Sizes,
+    depths: Sizes,
+    down: Callable[[int], ConvDownConfig | MergeDownConfig],
+    block: Callable[[int], BlockConfig],
+    **options: Any,
+) -> tuple[StageConfig, ...]:
+    """Stage i from ``down(i)`` and ``block(i)``."""
+    return tuple(
+        StageConfig(dim=dim, depth=depth, down=down(i), block=block(i), **options)
+        for i, (dim, depth) in enumerate(zip(dims, depths, strict=True))
+    )
+
+
+@_family
 def swin(
     rank: int,
-    in_channels: int,
     *,
     dims: Sizes,
     depths: Sizes,
@@ -109,45 +154,30 @@ def swin(
     policy: Policy = "masked",
     merge_order: NeighbourOrder = "first",
     merge_strides: Sequence[grid.PerAxis] | None = None,
-    drop_path: float = 0.0,
     mixer: Mixer = None,
-    gradient_checkpointing: bool = False,
-) -> PyramidConfig:
+) -> tuple[StageConfig, ...]:
     """Swin Transformer (Liu et al., ICCV 2021, section 3.3)."""
     n = _stages(dims=dims, depths=depths, heads=heads)
     w = window if isinstance(window, int) else tuple(window)
     merges = [2] * (n - 1) if merge_strides is None else merge_strides
     _stages(merges=[None, *merges], dims=dims)
-    stem = _patchify(patch, rank, norm_after="layer" if patch_norm else "none")
-    return PyramidConfig(
-        rank=rank,
-        in_channels=in_channels,
-        drop_path=drop_path,
-        gradient_checkpointing=gradient_checkpointing,
-        stages=tuple(
-            StageConfig(
-                dim=dims[i],
-                depth=depths[i],
-                down=MergeDownConfig(
-                    stride=grid.per_axis(merges[i - 1], rank, "merge stride"), order=merge_order
-                )
-                if i
-                else stem,
-                block=BlockConfig(
-                    mixer=_mixer(
-                        mixer, WindowConfig(heads=heads[i], window=w, policy=policy), heads[i]
-                    ),
-                    ffn_ratio=ffn_ratio,
-                ),
-            )
-            for i in range(n)
-        ),
-    )
+
+    def down(i: int) -> ConvDownConfig | MergeDownConfig:
+        if i == 0:
+            return _patchify(patch, rank, norm_after="layer" if patch_norm else "none")
+        stride = grid.per_axis(merges[i - 1], rank, "merge stride")
+        return MergeDownConfig(stride=stride, order=merge_order)
+
+    def block(i: int) -> BlockConfig:
+        own = WindowConfig(heads=heads[i], window=w, policy=policy)
+        return BlockConfig(mixer=_mixer(mixer, own, heads[i]), ffn_ratio=ffn_ratio)
+
+    return _levels(dims, depths, down, block)
 
 
+@_family
 def cswin(
     rank: int,
-    in_channels: int,
     *,
     dims: Sizes,
     depths: Sizes,
@@ -156,10 +186,8 @@ def cswin(
     patch: grid.PerAxis = 4,
     down_strides: Sequence[grid.PerAxis] | None = None,
     ffn_ratio: float = 4.0,
-    drop_path: float = 0.0,
     mixer: Mixer = None,
-    gradient_checkpointing: bool = False,
-) -> PyramidConfig:
+) -> tuple[StageConfig, ...]:
     """CSWin Transformer (Dong et al., CVPR 2022, table 1).  A stripe of None attends to all."""
     n = _stages(dims=dims, depths=depths, heads=heads, stripes=stripes)
     downs = [2] * (n - 1) if down_strides is None else down_strides
@@ -168,35 +196,19 @@ def cswin(
     def down(i: int) -> ConvDownConfig:
         if i == 0:
             return _overlap(patch, rank, 2, norm_after="layer")
-        return ConvDownConfig(
-            kernel=3, stride=grid.per_axis(downs[i - 1], rank), padding=1, norm_after="layer"
-        )
+        stride = grid.per_axis(downs[i - 1], rank)
+        return ConvDownConfig(kernel=3, stride=stride, padding=1, norm_after="layer")
 
-    return PyramidConfig(
-        rank=rank,
-        in_channels=in_channels,
-        drop_path=drop_path,
-        gradient_checkpointing=gradient_checkpointing,
-        stages=tuple(
-            StageConfig(
-                dim=dims[i],
-                depth=depths[i],
-                down=down(i),
-                block=BlockConfig(
-                    mixer=_mixer(
-                        mixer, CrossWindowConfig(heads=heads[i], stripe=stripes[i]), heads[i]
-                    ),
-                    ffn_ratio=ffn_ratio,
-                ),
-            )
-            for i in range(n)
-        ),
-    )
+    def block(i: int) -> BlockConfig:
+        own = CrossWindowConfig(heads=heads[i], stripe=stripes[i])
+        return BlockConfig(mixer=_mixer(mixer, own, heads[i]), ffn_ratio=ffn_ratio)
+
+    return _levels(dims, depths, down, block)
 
 
+@_family
 def pvtv2(
     rank: int,
-    in_channels: int,
     *,
     dims: Sizes,
     depths: Sizes,
@@ -204,44 +216,31 @@ def pvtv2(
     reductions: Sizes = (8, 4, 2, 1),
     ffn_ratios: Sequence[float] = (8, 8, 4, 4),
     patch: grid.PerAxis = 4,
-    drop_path: float = 0.0,
     mixer: Mixer = None,
-    gradient_checkpointing: bool = False,
-) -> PyramidConfig:
+) -> tuple[StageConfig, ...]:
     """PVT v2 (Wang et al., CVMJ 2022, table 1)."""
-    n = _stages(dims=dims, depths=depths, heads=heads, reductions=reductions, ffns=ffn_ratios)
-    norms: dict[str, Any] = {"norm_after": "layer", "norm_eps": 1e-6}
-    return PyramidConfig(
-        rank=rank,
-        in_channels=in_channels,
-        drop_path=drop_path,
-        gradient_checkpointing=gradient_checkpointing,
-        stages=tuple(
-            StageConfig(
-                dim=dims[i],
-                depth=depths[i],
-                down=_halve(**norms) if i else _overlap(patch, rank, 3, **norms),
-                end_norm="layer",
-                end_norm_eps=1e-6,
-                block=BlockConfig(
-                    mixer=_mixer(
-                        mixer,
-                        ReducedConfig(heads=heads[i], reduction=reductions[i], norm_eps=1e-6),
-                        heads[i],
-                    ),
-                    ffn_ratio=ffn_ratios[i],
-                    ffn_depthwise=True,
-                    norm_eps=1e-6,
-                ),
-            )
-            for i in range(n)
-        ),
-    )
+    _stages(dims=dims, depths=depths, heads=heads, reductions=reductions, ffns=ffn_ratios)
+    eps = 1e-6
+
+    def down(i: int) -> ConvDownConfig:
+        norms: dict[str, Any] = {"norm_after": "layer", "norm_eps": eps}
+        return _halve(**norms) if i else _overlap(patch, rank, 3, **norms)
+
+    def block(i: int) -> BlockConfig:
+        own = ReducedConfig(heads=heads[i], reduction=reductions[i], norm_eps=eps)
+        return BlockConfig(
+            mixer=_mixer(mixer, own, heads[i]),
+            ffn_ratio=ffn_ratios[i],
+            ffn_depthwise=True,
+            norm_eps=eps,
+        )
+
+    return _levels(dims, depths, down, block, end_norm="layer", end_norm_eps=eps)
 
 
+@_family
 def poolformer(
     rank: int,
-    in_channels: int,
     *,
     dims: Sizes = (64, 128, 320, 512),
     depths: Sizes,
@@ -249,37 +248,25 @@ def poolformer(
     pool: int = 3,
     ffn_ratio: float = 4.0,
     patch: grid.PerAxis = 4,
-    drop_path: float = 0.0,
     mixer: Mixer = None,
-    gradient_checkpointing: bool = False,
-) -> PyramidConfig:
+) -> tuple[StageConfig, ...]:
     """PoolFormer (Yu et al., CVPR 2022, table 1)."""
-    n = _stages(dims=dims, depths=depths)
-    return PyramidConfig(
-        rank=rank,
-        in_channels=in_channels,
-        drop_path=drop_path,
-        gradient_checkpointing=gradient_checkpointing,
-        stages=tuple(
-            StageConfig(
-                dim=dims[i],
-                depth=depths[i],
-                down=_halve() if i else _overlap(patch, rank, 2),
-                block=BlockConfig(
-                    mixer=_mixer(mixer, PoolConfig(size=pool), _plain_heads(dims[i])),
-                    ffn_ratio=ffn_ratio,
-                    norm="grid",
-                    layer_scale=layer_scale,
-                ),
-            )
-            for i in range(n)
-        ),
-    )
+    _stages(dims=dims, depths=depths)
+
+    def block(i: int) -> BlockConfig:
+        return BlockConfig(
+            mixer=_mixer(mixer, PoolConfig(size=pool), _plain_heads(dims[i])),
+            ffn_ratio=ffn_ratio,
+            norm="grid",
+            layer_scale=layer_scale,
+        )
+
+    return _levels(dims, depths, lambda i: _halve() if i else _overlap(patch, rank, 2), block)
 
 
+@_family
 def convnext(
     rank: int,
-    in_channels: int,
     *,
     dims: Sizes,
     depths: Sizes,
@@ -287,40 +274,32 @@ def convnext(
     layer_scale: float | None = 1e-6,
     ffn_ratio: float = 4.0,
     patch: grid.PerAxis = 4,
-    drop_path: float = 0.0,
     mixer: Mixer = None,
-    gradient_checkpointing: bool = False,
-) -> PyramidConfig:
+) -> tuple[StageConfig, ...]:
     """ConvNeXt (Liu et al., CVPR 2022, section 3)."""
-    n = _stages(dims=dims, depths=depths)
-    return PyramidConfig(
-        rank=rank,
-        in_channels=in_channels,
-        drop_path=drop_path,
-        gradient_checkpointing=gradient_checkpointing,
-        stages=tuple(
-            StageConfig(
-                dim=dims[i],
-                depth=depths[i],
-                down=_patchify(2, rank, norm_before="layer", norm_eps=1e-6)
-                if i
-                else _patchify(patch, rank, norm_after="layer", norm_eps=1e-6),
-                block=BlockConfig(
-                    mixer=_mixer(mixer, DepthwiseConfig(size=kernel), _plain_heads(dims[i])),
-                    ffn_ratio=ffn_ratio,
-                    norm_eps=1e-6,
-                    layer_scale=layer_scale,
-                    form="fused",
-                ),
-            )
-            for i in range(n)
-        ),
-    )
+    _stages(dims=dims, depths=depths)
+    eps = 1e-6
+
+    def down(i: int) -> ConvDownConfig:
+        if i == 0:
+            return _patchify(patch, rank, norm_after="layer", norm_eps=eps)
+        return _patchify(2, rank, norm_before="layer", norm_eps=eps)
+
+    def block(i: int) -> BlockConfig:
+        return BlockConfig(
+            mixer=_mixer(mixer, DepthwiseConfig(size=kernel), _plain_heads(dims[i])),
+            ffn_ratio=ffn_ratio,
+            norm_eps=eps,
+            layer_scale=layer_scale,
+            form="fused",
+        )
+
+    return _levels(dims, depths, down, block)
 
 
+@_family
 def cvt(
     rank: int,
-    in_channels: int,
     *,
     dims: Sizes = (64, 192, 384),
     depths: Sizes,
@@ -328,37 +307,24 @@ def cvt(
     ffn_ratio: float = 4.0,
     patch: grid.PerAxis = 4,
     class_token: bool = True,
-    drop_path: float = 0.0,
     mixer: Mixer = None,
-    gradient_checkpointing: bool = False,
-) -> PyramidConfig:
+) -> tuple[StageConfig, ...]:
     """CvT (Wu et al., ICCV 2021, table 2).  The class token lives in the last stage.
 
-    A ``mixer`` that knows no extra tokens needs ``class_token=False``.
+    It is left out when ``mixer`` puts another mixer in place, which would not know it.
     """
     n = _stages(dims=dims, depths=depths, heads=heads)
     token = class_token and mixer in (None, "conv_attention")
-    return PyramidConfig(
-        rank=rank,
-        in_channels=in_channels,
-        drop_path=drop_path,
-        gradient_checkpointing=gradient_checkpointing,
-        stages=tuple(
-            StageConfig(
-                dim=dims[i],
-                depth=depths[i],
-                down=_halve(norm_after="layer")
-                if i
-                else _overlap(patch, rank, 2, norm_after="layer"),
-                extra_tokens=int(token and i == n - 1),
-                block=BlockConfig(
-                    mixer=_mixer(mixer, ConvAttentionConfig(heads=heads[i]), heads[i]),
-                    ffn_ratio=ffn_ratio,
-                ),
-            )
-            for i in range(n)
-        ),
-    )
+
+    def down(i: int) -> ConvDownConfig:
+        return _halve(norm_after="layer") if i else _overlap(patch, rank, 2, norm_after="layer")
+
+    def block(i: int) -> BlockConfig:
+        own = ConvAttentionConfig(heads=heads[i])
+        return BlockConfig(mixer=_mixer(mixer, own, heads[i]), ffn_ratio=ffn_ratio)
+
+    stages = _levels(dims, depths, down, block)
+    return (*stages[:-1], dataclasses.replace(stages[n - 1], extra_tokens=int(token)))
 
 
 def _plain_heads(dim: int) -> int:
