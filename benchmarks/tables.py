@@ -1,0 +1,159 @@
+"""Write the README's result tables from benchmarks/results/*.json, between its two markers.
+
+    python benchmarks/tables.py            # print
+    python benchmarks/tables.py --write    # put them into README.md
+
+A test compares README.md with this output, so that no figure there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+INTRODUCTION = {
+    "hippocampus": (
+        "**Hippocampus, 3-D.** {cases} T1 MR crops, five-fold cross-validation; every network from"
+        " scratch with one budget: {steps} steps of {batch} patches of {patch}, the same folds,"
+        " augmentation and schedule, small presets."
+    ),
+    "nuclei": (
+        "**Nuclei, 2-D.** {cases} held-out pictures (one fold of five); {steps} steps of {batch}"
+        " patches of {patch}. Dice of all nuclei as one mask; F1 and AP at IoU 0.5 of single nuclei"
+        " after watershed."
+    ),
+}
+BASELINES = ("unet", "dynunet")
+
+
+def tables(results: Path = ROOT / "benchmarks" / "results") -> str:
+    """All tables as Markdown."""
+    parts = [
+        segmentation(load(results, f"{name}_cv"), name)
+        for name in INTRODUCTION
+        if (results / f"{name}_cv.json").exists()
+    ]
+    if (results / "sliding_window.json").exists():
+        parts.append(sliding(load(results, "sliding_window")))
+    if (results / "startup.json").exists():
+        parts.append(startup(load(results, "startup")))
+    parts.append(
+        "Intervals are 95 % bootstrap intervals of the mean over cases. Every figure comes from"
+        " [benchmarks/results](benchmarks/results), where the command, commit, seed and machine"
+        " stand beside it; [benchmarks/README.md](benchmarks/README.md) says how to repeat it."
+    )
+    return "\n\n".join(parts)
+
+
+def load(results: Path, name: str) -> dict[str, Any]:
+    return json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def segmentation(result: dict[str, Any], name: str) -> str:
+    """One head-to-head: a row for each network, best first."""
+    models = result["models"]
+    labels = list(next(iter(models.values()))["labels"])
+    objects = "f1_50" in next(iter(models.values()))["labels"][labels[0]]
+    heads = ["network", "parameters", "CPU-s a fold"]
+    for label in labels:
+        heads += ["Dice", "F1", "AP"] if objects else [f"Dice {label}", "HD95, mm"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for key, model in sorted(models.items(), key=lambda item: -mean_dice(item[1])):
+        row = [
+            model["title"] + (" (baseline)" if key in BASELINES else ""),
+            f"{model['parameters'] / 1e6:.1f} M",
+            f"{model['cpu_seconds_per_fold']:.0f}",
+        ]
+        for label in labels:
+            values = model["labels"][label]
+            row.append(spread(values["dice"], 3))
+            row += (
+                [f"{values[m]['mean']:.3f}" for m in ("f1_50", "ap_50")]
+                if objects
+                else [spread(values["hd95"], 2)]
+            )
+        lines.append("| " + " | ".join(row) + " |")
+    text = INTRODUCTION[name].format(
+        cases=result["cases"],
+        steps=result["steps"],
+        batch=result["batch"],
+        patch=" × ".join(map(str, result["patch"])),
+    )
+    return f"{text} {verdict(models)}\n\n" + "\n".join(lines)
+
+
+def mean_dice(model: dict[str, Any]) -> float:
+    values = [label["dice"]["mean"] for label in model["labels"].values()]
+    return sum(values) / len(values)
+
+
+def spread(value: dict[str, Any], digits: int) -> str:
+    low, high = value["low"], value["high"]
+    undefined = f", {value['undefined']} undefined" if value["undefined"] else ""
+    return f"{value['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{undefined}"
+
+
+def verdict(models: dict[str, Any]) -> str:
+    """Who is best, and whether the paired difference to DynUNet leaves out zero."""
+    best = max(models, key=lambda key: mean_dice(models[key]))
+    if best in BASELINES:
+        return f"{models[best]['title']}, a convolutional baseline, is best."
+    differences = models[best].get("dice_minus_dynunet", {})
+    clear = [label for label, d in differences.items() if d["low"] > 0]
+    where = " and ".join(
+        f"{label} {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
+        for label, d in differences.items()
+    )
+    how = "above" if len(clear) == len(differences) else "not clearly above"
+    return (
+        f"{models[best]['title']} is best at this budget, {how} DynUNet case by case (Dice {where})."
+        " With a budget hundreds of times larger convolutional networks are known to lead such"
+        " tables."
+    )
+
+
+def sliding(result: dict[str, Any]) -> str:
+    ratio, given = result["ratio"], result["settings"]
+    ours, monai = result["best"]["ours"], result["best"]["monai"]
+    return (
+        f"**Sliding window.** Swin UNETR (feature size {given['features']}) over {given['size']}³"
+        f" voxels, windows of {given['roi']}³, overlap {given['overlap']}, the same weights as"
+        f" MONAI's, side by side: {ratio['cpu_seconds']:.2f} of its processor seconds"
+        f" ({ours['cpu_seconds']:.0f} against {monai['cpu_seconds']:.0f}) and"
+        f" {ratio['peak_mb']:.2f} of its peak memory ({ours['peak_mb']:.0f} against"
+        f" {monai['peak_mb']:.0f} MB, the whole process)."
+    )
+
+
+def startup(result: dict[str, Any]) -> str:
+    wall = result["commands"]["--help"]["wall"]
+    return (
+        f"**Start.** `run.py --help` answers in {wall['median']:.2f} s"
+        f" (from {wall['min']:.2f} to {wall['max']:.2f} in {result['runs']} runs; an empty Python"
+        f" takes {result['commands']['python']['wall']['median']:.2f} s)."
+    )
+
+
+def inserted(readme: str, text: str) -> str:
+    """``readme`` with ``text`` between the markers."""
+    head, rest = readme.split(BEGIN)
+    return f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write into README.md")
+    text = tables()
+    if parser.parse_args().write:
+        file = ROOT / "README.md"
+        file.write_text(inserted(file.read_text(encoding="utf-8"), text), encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
