@@ -6,7 +6,7 @@ loss with its quick validation, and the full measurement of whole cases on their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
