@@ -200,7 +200,9 @@ def _margin(plan: Plan, s: Augmentation) -> list[int]:
 def _crop(array: Any, centre: list[int], patch: list[int], size: list[int]) -> torch.Tensor:
     """(C, *S) -> (C, *size) with the middle of the patch in the middle; 0 outside the volume."""
     source = torch.as_tensor(array)
-    out = source.new_zeros((source.shape[0], *size))
+    # torch cannot flip or resample unsigned types beyond 8 bits, which pictures of > 255 objects have.
+    wide = source.dtype in (torch.uint16, torch.uint32)
+    out = torch.zeros((source.shape[0], *size), dtype=torch.int32 if wide else source.dtype)
     take, put = [slice(None)], [slice(None)]
     for n, c, p, m in zip(source.shape[1:], centre, patch, size, strict=True):
         start = c - p // 2 - (m - p) // 2

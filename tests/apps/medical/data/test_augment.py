@@ -174,6 +174,17 @@ def test_instances_become_three_classes_after_the_geometry() -> None:
     assert whole["image"].shape == (1, 40, 40)
 
 
+def test_more_than_255_objects_survive_every_transform() -> None:
+    ids = np.arange(40 * 40, dtype=np.uint16).reshape(1, 40, 40) // 4
+    data = {"image": ids.astype(np.float32), "label": ids}
+    always = Augmentation(affine=0.0, flip=1.0, foreground=1.0)
+    for settings in (always, Augmentation(affine=1.0)):
+        for seed in range(4):
+            out = training_transform(plan(2, target="instances"), settings)(data, seed)
+            assert out["label"].dtype == torch.int64
+            assert int(out["label"].max()) == 2
+
+
 def test_locations_are_bounded_and_right() -> None:
     label = np.random.default_rng(0).integers(0, 3, (40, 40, 40))
     found = locate_classes(label, per_class=100)
