@@ -101,18 +101,20 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     cases: dict[str, dict[str, Any]] = {}
     models: dict[str, Any] = {}
     for model in args.models:
-        cases[model], cpu = {}, []
+        cases[model], cpu, commits = {}, [], set()
         for fold in args.folds:
             folder = runs / model / f"fold_{fold}"
             cases[model].update(json.loads((folder / "validation.json").read_text())["cases"])
             cpu.append(json.loads((folder / "benchmark.json").read_text())["cpu_seconds"])
-        spec = json.loads((runs / model / f"fold_{args.folds[0]}" / "model.json").read_text())
+            spec = json.loads((folder / "model.json").read_text())
+            commits.add(spec["training"]["environment"]["commit"])
         n = spec["network"]
         network = build(n["name"], n["rank"], n["in_channels"], n["out_channels"], **n["options"])
         models[model] = {
             "title": catalog.entry(model).title,
             "parameters": sum(p.numel() for p in network.parameters()),
             "cpu_seconds_per_fold": round(sum(cpu) / len(cpu), 1),
+            "trained_at_commits": sorted(map(str, commits)),
             "labels": {
                 label: {m: interval(cases[model], label, m) for m in METRICS if m in values}
                 for label, values in next(iter(cases[model].values())).items()
