@@ -107,14 +107,15 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
             cases[model].update(json.loads((folder / "validation.json").read_text())["cases"])
             cpu.append(json.loads((folder / "benchmark.json").read_text())["cpu_seconds"])
             spec = json.loads((folder / "model.json").read_text())
-            commits.add(spec["training"]["environment"]["commit"])
+            made = spec["training"]["environment"]
+            commits.add(f"{made['commit']}{' with local changes' if made['modified'] else ''}")
         n = spec["network"]
         network = build(n["name"], n["rank"], n["in_channels"], n["out_channels"], **n["options"])
         models[model] = {
             "title": catalog.entry(model).title,
             "parameters": sum(p.numel() for p in network.parameters()),
             "cpu_seconds_per_fold": round(sum(cpu) / len(cpu), 1),
-            "trained_at_commits": sorted(map(str, commits)),
+            "trained_at_commits": sorted(commits),
             "labels": {
                 label: {m: interval(cases[model], label, m) for m in METRICS if m in values}
                 for label, values in next(iter(cases[model].values())).items()
