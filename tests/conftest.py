@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Tensors here are small: a second thread gains nothing, and waits for the first on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Pictures are written to files; a window must never be asked for.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
