@@ -40,6 +40,14 @@ def load_config(
     return validate(model_cls, values, source)
 
 
+def change(model: Model, overrides: Iterable[str], source: str) -> Model:
+    """``model`` with ``a.b=c`` changes; UsageError as for ``load_config``, naming ``source``."""
+    values = model.model_dump(mode="json")
+    for override in overrides:
+        _apply(values, override)
+    return validate(type(model), values, source)
+
+
 def validate(model_cls: type[Model], values: Any, source: str) -> Model:
     """``model_cls`` from plain values; UsageError in one line that names ``source``."""
     try:

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.medical.data.layouts import LABEL_FOLDERS
-from apps.medical.data.volume import SUFFIXES, Volume, case_name, is_volume_file
+from apps.medical.data.volume import (
+    DICOM,
+    DICOM_HINT,
+    SUFFIXES,
+    Volume,
+    case_name,
+    is_volume_file,
+)
 from core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -41,8 +48,9 @@ def files_per_case(plan: Plan) -> int:
 def find_cases(inputs: Any, per_case: int = 1) -> list[CaseInput]:
     """The cases that ``inputs`` (paths, Volumes, nibabel images; one or several) name, in order.
 
-    ``per_case`` is how many files make one, see ``files_per_case``. Raises UsageError when there is none, or when two would share a name (also on a disk that does
-    not tell upper from lower case).
+    ``per_case`` is how many files make one, see ``files_per_case``. Raises UsageError when there is
+    none, or when two would share a name (also on a disk that does not tell upper from lower case),
+    and DataError for a folder without images.
     """
     single = isinstance(inputs, str | os.PathLike | Volume) or hasattr(inputs, "dataobj")
     found: list[CaseInput] = []
@@ -80,7 +88,11 @@ def _files_in(folder: Path) -> list[Path]:
     )
     files = [file for place in places for file in sorted(place.iterdir()) if is_volume_file(file)]
     if not files:
-        raise UsageError(f"{folder}: no image in it ({' '.join(SUFFIXES)})")
+        dicom = any(file.suffix.lower() in DICOM for file in folder.rglob("*"))
+        raise DataError(
+            f"{folder}: no image in it; supported are {' '.join(SUFFIXES)}"
+            + (DICOM_HINT if dicom else "")
+        )
     return files
 
 

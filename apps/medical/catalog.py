@@ -1,7 +1,7 @@
 """What segmentation networks there are: names, papers, sizes.  Pure data, imports nothing heavy.
 
 ``MODELS[name].defaults`` are the options at their published values; ``presets`` are named sets of
-options for each rank.  ``"small"`` is for training on a CPU: 1 to 3 million parameters.
+options for each rank.  ``"small"`` is for training on a CPU: about 1 to 3 million parameters.
 """
 
 from __future__ import annotations
@@ -238,6 +238,7 @@ def entry(name: str) -> ModelEntry:
 def resolve(name: str, rank: int, preset: str | None = None, **options: Any) -> dict[str, Any]:
     """All options of the network ``name``: defaults, then ``preset`` for ``rank``, then ``options``.
 
+    The preset "published", like None, leaves the defaults as they are.
     Raises UsageError for an unknown model, preset or option, naming the nearest, and for a rank
     that the model does not have.
     """
@@ -246,9 +247,10 @@ def resolve(name: str, rank: int, preset: str | None = None, **options: Any) -> 
         ranks = " and ".join(f"{r}-D" for r in model.ranks)
         raise UsageError(f"model {name!r} in {rank}-D: it exists in {ranks}.")
     chosen: dict[str, Any] = dict(model.defaults)
-    if preset is not None:
+    if preset not in (None, "published"):
         if preset not in model.presets:
-            raise UsageError(unknown(f"preset of model {name!r}", preset, model.presets))
+            known = [*model.presets, "published"]
+            raise UsageError(unknown(f"preset of model {name!r}", preset, known))
         chosen.update(model.presets[preset][rank])
     for option in options:
         if option not in model.defaults:

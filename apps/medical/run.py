@@ -365,12 +365,12 @@ def plan(
 ) -> None:
     """Measure a data set and write an editable plan.yaml."""
     from apps.medical.data.datasets import open_dataset
-    from apps.medical.train import make_run_plan
+    from apps.medical.data.plan import plan_dataset
     from core.files import require_absent
     from core.progress import get_progress
 
     require_absent(out, force)
-    made = make_run_plan(open_dataset(dataset), out, overrides or (), get_progress(quiet))
+    made = plan_dataset(open_dataset(dataset), out, overrides or (), get_progress(quiet))
 
     def show() -> None:
         print(out.read_text(encoding="utf-8"), end="")
@@ -440,7 +440,7 @@ def train(
         model,
         out,
         fold=fold,
-        preset=None if preset == "published" else preset,
+        preset=preset,
         options=cli.parse_options(option or ()),
         plan=plan,
         plan_overrides=overrides or (),

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import yaml
 from apps.medical import catalog
 from apps.medical.data.augment import Augmentation
 from apps.medical.data.datasets import Dataset, open_dataset
-from apps.medical.data.plan import Plan, fingerprint, make_plan, read_plan, write_plan
+from apps.medical.data.plan import Plan, plan_dataset, read_plan, write_plan
 from apps.medical.data.splits import Fold, folds
 from apps.medical.data.store import PreparedCases
 from apps.medical.learning import (
@@ -94,8 +93,8 @@ def training_config(
 ) -> TrainConfig:
     """This application's defaults: AdamW at 2e-3, cosine decay, an average of the weights.
 
-    Without a budget, ``DEFAULT_STEPS``.  ``val_every`` defaults to a tenth of the steps, or, for a
-    budget in minutes, to every 200.  Raises UsageError naming the setting that is wrong.
+    Without a budget, ``DEFAULT_STEPS``.  ``val_every`` defaults to a tenth of the steps, but at least
+    50, or, for a budget in minutes alone, to every 200.  Raises UsageError naming the setting that is wrong.
     """
     if max_steps is None and max_minutes is None:
         max_steps = DEFAULT_STEPS
@@ -104,18 +103,6 @@ def training_config(
     defaults = {"lr": 2e-3, "weight_decay": 0.01, "warmup_steps": 20, "ema_decay": 0.99}
     values = {**defaults, **given, "max_steps": max_steps, "max_minutes": max_minutes}
     return validate(TrainConfig, values, "training settings")
-
-
-def make_run_plan(
-    data: Dataset, path: Path, overrides: Sequence[str] = (), progress: Progress | None = None
-) -> Plan:
-    """Measure ``data``, apply ``overrides`` and write the plan to ``path``, replacing it."""
-    plan = make_plan(data, fingerprint(data, progress or SilentProgress()))
-    if overrides:
-        plan = _overridden(plan, overrides)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_plan(plan, path, force=True)
-    return plan
 
 
 def train(
@@ -382,7 +369,7 @@ def _plan(
     elif own.exists():
         plan = read_plan(own, overrides)
     else:
-        plan = make_run_plan(data, own, overrides, progress)
+        plan = plan_dataset(data, own, overrides, progress)
     if plan.rank != data.rank or len(plan.channels) != len(data.channels):
         raise UsageError(
             f"{given or own}: a plan for rank {plan.rank} and {len(plan.channels)} channels; "
@@ -395,13 +382,6 @@ def _keep_plan(plan: Plan, own: Path) -> None:
     if not own.exists() or read_plan(own) != plan:
         own.parent.mkdir(parents=True, exist_ok=True)
         write_plan(plan, own, force=True)
-
-
-def _overridden(plan: Plan, overrides: Sequence[str]) -> Plan:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "plan.yaml"
-        write_plan(plan, file)
-        return read_plan(file, overrides)
 
 
 def _from_plan(

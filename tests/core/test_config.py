@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import Field, ValidationError
 
-from core.config import StrictModel, dump_config, load_config
+from core.config import StrictModel, change, dump_config, load_config
 from core.errors import UsageError
 
 
@@ -80,6 +80,14 @@ def test_an_override_below_a_value(tmp_path):
     (tmp_path / "a.yaml").write_text("name: x\n")
     with pytest.raises(UsageError, match="'name' is a value and has no keys inside"):
         load_config(Config, tmp_path / "a.yaml", ["name.inner=1"])
+
+
+def test_changes_of_a_configuration_in_memory():
+    before = load_config(Config, None, ["steps=3", "name=x"])
+    after = change(before, ["steps=4"], "here")
+    assert (before.steps, after.steps, after.name) == (3, 4, "x")
+    with pytest.raises(UsageError, match=r"^here: unknown key 'stepps'\. Did you mean 'steps'\?"):
+        change(before, ["stepps=4"], "here")
 
 
 def test_several_mistakes_are_counted():

@@ -20,7 +20,8 @@ from pydantic import Field, model_validator
 from apps.medical.data.datasets import Dataset
 from apps.medical.data.measure import Fingerprint, Intensity, fingerprint
 from apps.medical.data.resample import ANISOTROPY
-from core.config import StrictModel, dump_config, load_config
+from core.config import StrictModel, change, dump_config, load_config
+from core.progress import Progress
 
 __all__ = [
     "Fingerprint",
@@ -30,6 +31,7 @@ __all__ = [
     "fingerprint",
     "make_plan",
     "network_strides",
+    "plan_dataset",
     "read_plan",
     "write_plan",
 ]
@@ -154,6 +156,21 @@ def make_plan(
         flip=_flips(dataset, rank),
         network=network or NetworkDefaults(),
     )
+
+
+def plan_dataset(
+    dataset: Dataset, path: Path, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> Plan:
+    """Measure `dataset`, apply `a.b=c` overrides and write the plan to `path`, replacing it.
+
+    Raises UsageError naming the nearest known key for an override that fits no field.
+    """
+    plan = make_plan(dataset, fingerprint(dataset, progress))
+    if overrides:
+        plan = change(plan, overrides, f"plan of {dataset.root}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_plan(plan, path, force=True)
+    return plan
 
 
 def write_plan(plan: Plan, path: Path, force: bool = False) -> None:

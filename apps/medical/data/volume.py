@@ -26,6 +26,8 @@ NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd")
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SUFFIXES = NIFTI + ITK + RASTER
+DICOM = (".dcm", ".dicom", ".ima")
+DICOM_HINT = "; convert DICOM to NIfTI first, for example with dcm2niix"
 # A declared size above this is refused before anything is decoded: 2^30 float32 voxels are 4 GiB.
 MAX_VOXELS = 2**30
 # A float label within this distance of an integer was an integer before some tool converted it.
@@ -242,7 +244,10 @@ def _reader(path: Path) -> Any:
         from apps.medical.data import raster
 
         return raster
-    raise DataError(f"{path}: unknown file type; supported are {' '.join(SUFFIXES)}")
+    raise DataError(
+        f"{path}: unknown file type; supported are {' '.join(SUFFIXES)}"
+        + (DICOM_HINT if path.suffix.lower() in DICOM else "")
+    )
 
 
 def _check_file(path: Path) -> None:

@@ -272,7 +272,7 @@ def test_damaged_image_is_named_and_the_others_are_done(segment, tmp_path, kind)
         data = {"truncated": raw[:-50], "garbage": b"nonsense", "empty": b""}
         bad.write_bytes(data.get(kind, plain))
     if kind == "folder":  # a folder named on the command line is searched for images
-        refused(segment(good, bad), 2, "bad.nii.gz", "no image in it")
+        refused(segment(good, bad), 3, "bad.nii.gz", "no image in it")
         return
     done = segment(good, bad)
     refused(done, 3, "bad.nii.gz")

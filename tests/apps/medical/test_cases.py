@@ -22,7 +22,11 @@ def test_folders_hidden_files_and_label_folders(tmp_path, write_volume) -> None:
     (tmp_path / "in" / "notes.txt").write_text("x")
     assert [case.name for case in find_cases(tmp_path / "in")] == ["a", "b"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no image in it"):
+    with pytest.raises(DataError, match=r"no image in it; supported are .*\.bmp$"):
+        find_cases(tmp_path / "empty")
+    (tmp_path / "empty" / "series").mkdir()
+    (tmp_path / "empty" / "series" / "1.DCM").write_bytes(b"x")
+    with pytest.raises(DataError, match="convert DICOM"):
         find_cases(tmp_path / "empty")
     with pytest.raises(UsageError, match="no input"):
         find_cases([])

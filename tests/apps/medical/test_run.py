@@ -162,6 +162,10 @@ def test_plan_is_written_and_used(command, text, dataset, tmp_path) -> None:
     code, _, errors = text("plan", dataset, "--out", path)
     assert code == 2
     assert "--force" in errors
+    code, _, errors = text("plan", dataset, "--out", tmp_path / "b.yaml", "--set", "batchh=2")
+    assert code == 2
+    assert f"plan of {dataset}: unknown key 'batchh'. Did you mean 'batch'?" in errors
+    assert not (tmp_path / "b.yaml").exists()
     code, out, _ = text("plan", dataset, "--out", path, *options, "--force")
     assert code == 0
     assert f"--plan {path}" in out

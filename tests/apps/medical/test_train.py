@@ -345,7 +345,7 @@ def test_folds_of_a_run_share_plan_and_network(
         ({"plan_overrides": ("batch=0",)}, "batch"),
         ({"model": "swin_unter", "options": {}}, "'swin_unetr'"),
         ({"options": {"chanels": [4]}}, "'channels'"),
-        ({"preset": "smal"}, "'small'"),
+        ({"preset": "smal"}, "'small'.*published"),
         ({"fold": "5"}, "want 0 to 4"),
         ({"fold": "00"}, "want 0 to 4"),
     ],

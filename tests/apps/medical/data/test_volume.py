@@ -382,6 +382,9 @@ def test_missing_file_folder_and_unknown_type(tmp_path: Path) -> None:
     (tmp_path / "c.docx").write_bytes(b"x")
     with pytest.raises(DataError, match="unknown file type"):
         read_image(tmp_path / "c.docx")
+    (tmp_path / "d.dcm").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"d\.dcm: unknown file type.*; convert DICOM"):
+        read_image(tmp_path / "d.dcm")
 
 
 def test_wrong_compression_suffix_names_the_fix(save_nifti) -> None:
