@@ -44,7 +44,8 @@ def ensemble(
 ) -> dict[str, Any]:
     """Write OUT/<case>/ for the cases that all ``folders`` predict; returns what was combined how.
 
-    ``weights``, one positive number per folder, count in the mean and in the votes alike.
+    ``weights``, one positive number per folder, count in the mean and in the votes alike. A vote
+    that one folder decides alone, as with two of equal weight, is a warning in what is returned.
 
     Raises UsageError for fewer than two folders or outputs that exist; DataError, naming the case,
     for cases that some folder lacks, grids or labels that differ, and probabilities that are
@@ -74,7 +75,27 @@ def ensemble(
                 methods[name] = chosen
                 _combine(given, shares, chosen, Path(out) / name, save_probabilities, force)
             task.advance(note=name)
-    return {"out": Path(out), "cases": methods, "skipped": sorted(done), "weights": shares.tolist()}
+    decides = _decides_alone(shares)
+    warnings = []
+    if decides is not None and "vote" in methods.values():
+        warnings.append(
+            f"{folders[decides]} alone decides every vote; predict with --save-probabilities, or "
+            "give more folders or other --weights"
+        )
+    return {
+        "out": Path(out),
+        "cases": methods,
+        "skipped": sorted(done),
+        "weights": shares.tolist(),
+        "warnings": warnings,
+    }
+
+
+def _decides_alone(shares: np.ndarray) -> int | None:
+    """The folder that no others can outvote: more than half, or the first, which wins ties, half."""
+    heaviest = int(shares.argmax())
+    lead = 2 * shares[heaviest] - shares.sum()
+    return heaviest if lead > 1e-9 or (heaviest == 0 and lead > -1e-9) else None
 
 
 def _method(given: Sequence[Result], wanted: Method) -> Literal["mean", "vote"]:

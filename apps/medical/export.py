@@ -9,6 +9,7 @@ network: an export that differs by more than 1e-4 is an error and nothing is wri
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -116,9 +117,11 @@ def print_report(report: dict[str, Any], out: Path) -> None:
 
 def _write(network: nn.Module, windows: Tensor, format: str, path: Path) -> bool:
     """Export to ``path``; returns whether the batch size is free."""
+    # The exporters talk to their developers in logs and on both streams; ours carry results.
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     write = {"torchscript": _torchscript, "torch_export": _torch_export, "onnx": _onnx}[format]
     try:
-        # The exporters talk to their developers on both streams; ours carry results and errors.
         with (
             warnings.catch_warnings(),
             redirect_stdout(io.StringIO()),
@@ -134,6 +137,8 @@ def _write(network: nn.Module, windows: Tensor, format: str, path: Path) -> bool
             f"{type(network).__name__} cannot be exported as {format} ({first[:160]}); "
             "try another --format"
         ) from error
+    finally:
+        logging.disable(before)
 
 
 def _torchscript(network: nn.Module, windows: Tensor, path: Path) -> bool:

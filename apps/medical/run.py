@@ -213,8 +213,15 @@ def ensemble(
         resume=resume,
         progress=get_progress(quiet or json),
     )
-    cases = report["cases"]
-    cli.emit(report, as_json=json, human=lambda: print(f"{len(cases)} cases combined in {out}"))
+
+    def show() -> None:
+        methods = sorted(set(report["cases"].values()))
+        how = f" by {' and '.join(methods)}" if methods else ""
+        print(f"{len(report['cases'])} cases combined{how} in {out}")
+        for warning in report["warnings"]:
+            print(f"  warning: {warning}")
+
+    cli.emit(report, as_json=json, human=show)
 
 
 @app.command()

@@ -37,6 +37,12 @@ def test_majority_vote(tmp_path) -> None:
     assert read(tmp_path / "out", "x").tolist() == [[[1, 2, 0, 2]]]
     ensemble(folders, tmp_path / "heavy", weights=[1, 1, 3])
     assert read(tmp_path / "heavy", "x").tolist() == c.tolist()
+    two = ensemble(folders[:2], tmp_path / "two")
+    assert read(tmp_path / "two", "x").tolist() == a.tolist()
+    assert [str(folders[0]) in warning for warning in two["warnings"]] == [True]
+    assert not report["warnings"]
+    assert not ensemble(folders, tmp_path / "w", weights=[1, 2, 1])["warnings"]
+    assert ensemble(folders, tmp_path / "v", weights=[1, 1, 3])["warnings"]
     manifest = json.loads((tmp_path / "out" / "x" / "manifest.json").read_text())
     assert [member["weight"] for member in manifest["members"]] == [1, 1, 1]
 

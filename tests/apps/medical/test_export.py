@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -40,6 +42,28 @@ def test_equal_to_the_network(tmp_path, model_3d, format) -> None:
         else:
             got = torch.export.load(path).module()(x).numpy()
     np.testing.assert_allclose(got, expected, atol=TOLERANCE)
+
+
+def test_exporters_keep_off_the_streams(tmp_path, model_3d, monkeypatch, capfd) -> None:
+    said = logging.StreamHandler()  # holds the stream of now, as PyTorch's own does
+
+    def talk(network, windows, path):
+        print("exporting")
+        warnings.warn("experimental", stacklevel=1)
+        logging.getLogger("torch.onnx").warning("torchvision is not installed")
+        return write(network, windows, path)
+
+    write = module._torchscript
+    monkeypatch.setattr(module, "_torchscript", talk)
+    logging.getLogger("torch.onnx").addHandler(said)
+    try:
+        export(model_3d, tmp_path, "torchscript")
+        assert capfd.readouterr() == ("", "")
+        logging.getLogger("torch.onnx").warning("heard again")
+        said.flush()
+        assert "heard again" in capfd.readouterr().err
+    finally:
+        logging.getLogger("torch.onnx").removeHandler(said)
 
 
 def test_a_wrong_export_is_an_error_and_leaves_nothing(tmp_path, model_3d, monkeypatch) -> None:
