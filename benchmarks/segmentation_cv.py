@@ -40,6 +40,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="folds at once, one thread each")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmarks")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--collect", action="store_true", help="gather finished runs, train none")
+    parser.add_argument("--note", help="what else a reader of the result must know")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "FOLD"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -105,7 +107,9 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         for fold in args.folds:
             folder = runs / model / f"fold_{fold}"
             cases[model].update(json.loads((folder / "validation.json").read_text())["cases"])
-            cpu.append(json.loads((folder / "benchmark.json").read_text())["cpu_seconds"])
+            record = folder / "benchmark.json"  # absent where `run.py train` made the run
+            if record.exists():
+                cpu.append(json.loads(record.read_text())["cpu_seconds"])
             spec = json.loads((folder / "model.json").read_text())
             made = spec["training"]["environment"]
             commits.add(f"{made['commit']}{' with local changes' if made['modified'] else ''}")
@@ -114,7 +118,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         models[model] = {
             "title": catalog.entry(model).title,
             "parameters": sum(p.numel() for p in network.parameters()),
-            "cpu_seconds_per_fold": round(sum(cpu) / len(cpu), 1),
+            "cpu_seconds_per_fold": round(sum(cpu) / len(cpu), 1) if cpu else None,
             "trained_at_commits": sorted(commits),
             "labels": {
                 label: {m: interval(cases[model], label, m) for m in METRICS if m in values}
@@ -137,6 +141,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "patch": spec["plan"]["patch"],
         "peak_learning_rate": args.lr,
         "seed": args.seed,
+        "note": args.note,
         "interval": "95 % percentile bootstrap of the mean over cases, 2000 resamples",
         "models": models,
         "environment": environment(args.seed),
@@ -176,7 +181,8 @@ def main() -> None:
     if args.one:
         train_one(args, *args.one)
         return
-    run_all(args)
+    if not args.collect:
+        run_all(args)
     result = collect(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -50,7 +50,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     # 255 bytes is the longest file name common file systems take; keep the end, it has the suffix.
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name[-120:]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         yield temporary
         _flush_to_disk(temporary)
         require_absent(path, force)  # someone else may have written it meanwhile
@@ -112,6 +112,15 @@ def plain(obj: Any) -> Any:
     if hasattr(obj, "tolist"):  # NumPy and torch, scalars and arrays alike
         return plain(obj.tolist())
     raise TypeError(f"{type(obj).__name__} has no JSON form")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # where nothing can be made, such as in /proc
+        raise ResourceError(
+            f"{folder}: this folder cannot be created; choose another output folder"
+        ) from error
 
 
 def _flush_to_disk(path: Path) -> None:

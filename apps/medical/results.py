@@ -100,8 +100,11 @@ def check_outputs(
     UsageError for a case whose folder exists (with ``resume``: and is not a finished one),
     ResourceError where the place is not writable.
     """
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"{root}: is a file; --out needs a folder")
+    place = root.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"{place}: is a file; --out needs a folder")
     taken = [name for name in names if os.path.lexists(root / name)]
     finished = {name for name in taken if resume and (root / name / "manifest.json").is_file()}
     blocking = [name for name in taken if name not in finished]
@@ -111,9 +114,6 @@ def check_outputs(
         raise UsageError(
             f"{root / blocking[0]} already exists{more}; pass --force to replace{skip}"
         )
-    place = root.absolute()
-    while not place.exists():
-        place = place.parent
     if not os.access(place, os.W_OK | os.X_OK):
         raise ResourceError(f"{place}: no permission to write here; choose another --out")
     return finished

@@ -133,11 +133,13 @@ def train(
     """
     progress = progress or SilentProgress()
     _require_fold(fold)
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; --out needs a folder")
     data = open_dataset(dataset)
     _require_labels(data, progress)
     if model is not None:  # a wrong name is found before the data set is measured
         catalog.resolve(model, data.rank, preset, **(options or {}))
-    out = Path(out)
     splits = _splits(data, fold)
     made = _plan(data, out, plan, plan_overrides, progress)
     name = model or made.network.name
@@ -380,7 +382,6 @@ def _plan(
 
 def _keep_plan(plan: Plan, own: Path) -> None:
     if not own.exists() or read_plan(own) != plan:
-        own.parent.mkdir(parents=True, exist_ok=True)
         write_plan(plan, own, force=True)
 
 

@@ -120,6 +120,15 @@ def test_a_parent_that_is_a_file(tmp_path):
         write_text(tmp_path / "file" / "a.txt", "x")
 
 
+def test_a_parent_that_cannot_be_made(tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # as /proc does
+    with pytest.raises(ResourceError, match="new: this folder cannot be created"):
+        write_text(tmp_path / "new" / "a.txt", "x")
+
+
 def test_other_errors_pass_unchanged(tmp_path):
     def fails():
         with atomic_path(tmp_path / "a"):

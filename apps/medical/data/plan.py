@@ -168,7 +168,6 @@ def plan_dataset(
     plan = make_plan(dataset, fingerprint(dataset, progress))
     if overrides:
         plan = change(plan, overrides, f"plan of {dataset.root}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_plan(plan, path, force=True)
     return plan
 

@@ -118,3 +118,10 @@ def test_a_link_is_replaced_and_not_followed(tmp_path) -> None:
         (folder / "new").write_text("2")
     assert (elsewhere / "precious").exists()
     assert [file.name for file in target.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("below", ["file", "file/sub"])
+def test_outputs_below_a_file(tmp_path, below) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="file: is a file; --out needs a folder"):
+        check_outputs(tmp_path / below, ["case"], force=False)

@@ -356,6 +356,13 @@ def test_wrong_settings_name_the_nearest(dataset, tmp_path, given, said) -> None
     assert not (tmp_path / "run" / "fold_0").exists()
 
 
+def test_an_output_that_is_a_file(dataset, tmp_path) -> None:
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(UsageError, match="run: is a file; --out needs a folder"):
+        run(dataset, tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "x"
+
+
 def test_plan_of_another_rank(dataset, finished, own, tmp_path) -> None:
     for kind in ("images", "labels"):
         for path in (own / kind).iterdir():
