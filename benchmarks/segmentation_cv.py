@@ -169,9 +169,9 @@ def bootstrap(values: list[float], total: int) -> dict[str, Any]:
     means = array[random.integers(0, len(array), (2000, len(array)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return {
-        "mean": round(float(array.mean()), 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
+        "mean": round(float(array.mean()), 5),
+        "low": round(float(low), 5),
+        "high": round(float(high), 5),
         "undefined": total - len(values),
     }
 

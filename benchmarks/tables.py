@@ -147,9 +147,7 @@ def verdict(models: dict[str, Any]) -> str:
         for label, d in differences.items()
     )
     how = "above" if len(clear) == len(differences) else "not clearly above"
-    return (
-        f"{models[best]['title']} is best at this budget, {how} DynUNet case by case (Dice {where})."
-    )
+    return f"{models[best]['title']} is best at this budget, {how} DynUNet case by case (Dice {where})."
 
 
 def sliding(result: dict[str, Any]) -> str:
