@@ -92,7 +92,7 @@ def evaluate(
     Returns, and writes to ``out_json`` with a CSV per case beside it: {"labels": {name: {metric:
     {mean, ci95, n, undefined}}}, "cases", "missing", "rules", ...}.
 
-    Raises UsageError for folders that are not there or outputs that are, DataError naming the case
+    Raises UsageError for outputs that exist, DataError for folders that do not and naming the case
     for grids that differ, labels that cannot be read, or missing predictions.
     """
     pred_dir, ref_dir = Path(pred_dir), Path(ref_dir)
@@ -227,7 +227,7 @@ def bootstrap(
 def _pair(pred_dir: Path, ref_dir: Path) -> tuple[list[_Case], list[str], list[str]]:
     """Cases with both files, references without a prediction, predictions without a reference."""
     if not ref_dir.is_dir():
-        raise UsageError(f"{ref_dir}: no such folder of references")
+        raise DataError(f"{ref_dir}: no such folder of references")
     refs = _by_case(ref_dir)
     if not refs:
         raise DataError(f"{ref_dir}: no label file ({' '.join(SUFFIXES)})")

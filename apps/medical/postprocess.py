@@ -145,7 +145,8 @@ def determine(
     ``min_sizes`` adds candidates that drop components below these sizes. Cases whose prediction and
     reference both lack a label say nothing about it and do not count for it.
 
-    Raises UsageError for folders or fewer than ten common cases, DataError for grids that differ.
+    Raises UsageError for fewer than ten common cases, DataError for folders that are missing and
+    grids that differ.
     """
     predicted, references = list_results(Path(pred)), list_results(Path(ref))
     names = sorted(set(predicted) & set(references))

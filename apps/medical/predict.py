@@ -116,7 +116,8 @@ def predict(
 
     ``inputs`` is one or several files or folders, ``Volume``s or nibabel images. Folders are
     searched one level deep. For a model of several channels, files CASE_0000.*, CASE_0001.*, ...
-    are one case. ``model`` is a shipped name, a model folder, or what ``load_model`` returned.
+    are one case. ``model`` is a shipped name, a model folder, or what ``load_model`` returned, which
+    stays on its own device.
     Without ``out`` nothing is written and each result carries its ``labels``.
 
     ``tta`` averages over the mirrorings the model was trained with. ``fast`` means overlap 0.25 and
@@ -156,6 +157,8 @@ def predict(
         model = load_model(model, chosen_device, picked)
     elif fast:
         model = replace(model, networks=model.networks[:1], folds=model.folds[:1])
+    used = next((p.device for p in model.network.parameters()), chosen_device)
+    options = replace(options, device=str(used))
     plan = model.spec.plan
     cases = find_cases(inputs, files_per_case(plan))
     root = Path(out) if out is not None else None

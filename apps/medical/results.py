@@ -67,10 +67,10 @@ class Result:
 def list_results(folder: Path) -> dict[str, Result]:
     """The segmentations of ``folder`` by case: <case>/seg.nii.gz, <case>/seg.png, or <case>.*.
 
-    Raises UsageError without such a folder, DataError for two files of one case.
+    Raises DataError without such a folder and for two files of one case.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder of predictions")
+        raise DataError(f"{folder}: no such folder of predictions")
     found: dict[str, Result] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):

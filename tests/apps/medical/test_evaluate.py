@@ -173,7 +173,7 @@ def test_outputs_are_not_replaced_without_force(folders, tmp_path) -> None:
 
 def test_folders_that_are_not_there_or_do_not_match(folders, tmp_path) -> None:
     pred, ref = folders
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder"):
         evaluate(tmp_path / "nowhere", ref)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no label file"):

@@ -120,6 +120,7 @@ def test_statistics_and_manifest(tmp_path, model_3d, write_volume) -> None:
     weights = hashlib.sha256((model_3d / "model.safetensors").read_bytes()).hexdigest()
     assert manifest["model"]["weights"] == {"model.safetensors": weights}
     assert manifest["options"]["overlap"] == 0.5
+    assert manifest["options"]["device"].split(":")[0] in ("cpu", "cuda", "mps")  # never "auto"
     assert manifest["environment"]["seed"] == 7
     assert manifest["environment"]["packages"]["torch"]
     assert manifest["seconds"] > 0

@@ -81,7 +81,7 @@ def test_what_is_a_result(tmp_path) -> None:
     (tmp_path / "b" / "manifest.json").write_text("[1]")
     with pytest.raises(DataError, match="not a manifest"):
         list_results(tmp_path)
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder"):
         list_results(tmp_path / "nowhere")
 
 
