@@ -4,10 +4,11 @@
     RUN/fold_0/config.yaml, metrics.csv, log.jsonl, env.json, checkpoints/    see core.training
     RUN/fold_0/model.safetensors, model.json       the best weights: a model folder
     RUN/fold_0/validation.json          Dice, HD95 and NSD of every validation case on its own grid
+    RUN/full/                           the same, from `--fold full`: no validation.json
     RUN/cv_summary.json                 all folds together
     RUN/cache/                          prepared cases; may be deleted
 
-RUN itself is a model as well: the ensemble of its folds.
+RUN itself is a model as well: the ensemble of its folds (without RUN/full).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from apps.medical.learning import (
 )
 from apps.medical.models import build
 from apps.medical.store import METADATA, TENSORS, ModelSpec, NetworkSpec, save_model
+from core import grid
 from core.config import validate
 from core.errors import DataError, UsageError
 from core.files import write_json
@@ -402,7 +404,7 @@ def _from_plan(
     if name == "unet":
         n = min(len(defaults["channels"]), len(levels))
         return {"channels": defaults["channels"][:n], "strides": levels[1:n]}
-    if defaults["patch"] != 2:
+    if max(grid.per_axis(defaults["patch"], plan.rank, "patch")) > 2:
         levels[1:3] = [tuple(a * b for a, b in zip(*levels[1:3], strict=True))]
     # As published, Swin UNETR reduces once more after its last level.
     halvings = len(defaults["depths"]) - (0 if defaults.get("outputs") == "start" else 1)
