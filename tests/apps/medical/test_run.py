@@ -208,7 +208,7 @@ def test_the_next_command_that_train_names_works(text, dataset, tmp_path, fold) 
         (["check", "GONE"], 3, ["no such data set"]),
         (["plan", "GONE", "--out", "OUT"], 3, ["no such data set"]),
         (["predict", "DATA", "--out", "OUT", "--model", "GONE"], 2, ["no such model folder"]),
-        (["evaluate", "--pred", "GONE", "--ref", "REFS", "--out", "OUT.json"], 2, ["no such"]),
+        (["evaluate", "--pred", "GONE", "--ref", "REFS", "--out", "OUT.json"], 3, ["no such"]),
         (["train", "DATA", "--out", "OUT", "--device", "cuda:99"], 4, ["cuda:99"]),
     ],
 )
