@@ -185,14 +185,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and PyTorch's generators (the GPUs' included)."""
-    import random
+    from core.training.seeding import seed_generators
 
-    import numpy
-    import torch
-
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    seed_generators(seed)
 
 
 @contextmanager

@@ -106,9 +106,9 @@ def unwindows(x: Tensor, w: Sequence[int], S: Sequence[int]) -> Tensor:
     return x.reshape(B, *S, C)
 
 
-def coordinates(w: Sequence[int], device: torch.device | None = None) -> Tensor:
+def coordinates(w: Sequence[int]) -> Tensor:
     """Integer coordinates of the tokens of a window in raster order: (R, L)."""
-    ranges = [torch.arange(v, device=device) for v in w]
+    ranges = [torch.arange(v) for v in w]
     return torch.stack(torch.meshgrid(*ranges, indexing="ij")).flatten(1)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from core.errors import UsageError, unknown
 
@@ -14,8 +16,14 @@ CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONV_FUNCTION = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 AVG_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+
+
+def recomputed(active: bool, call: Callable[..., Any], *inputs: Any) -> Any:
+    """``call(*inputs)``; when ``active`` its insides are recomputed in the backward pass."""
+    if active and torch.is_grad_enabled():
+        return checkpoint(call, *inputs, use_reentrant=False)
+    return call(*inputs)
 
 
 class ChannelsLastConv(nn.Module):

@@ -26,17 +26,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from apps.medical.models import make_heads
 from core import grid
 from core.backbones import zoo
 from core.backbones.pyramid import Pyramid
 from core.blocks import Block
 from core.decoders import ExpandingDecoder
-from core.decoders.conv import PointConv, channels_last
-from core.errors import UsageError
+from core.decoders.conv import channels_last
 from core.mixers.base import attend, check_heads, join_heads, register_mixer, split_heads
 from core.mixers.window import WindowAttention, WindowConfig
+from core.nn import recomputed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +136,7 @@ class AttSwinUNet(nn.Module):
         self.skips = nn.ModuleList(
             CrossSkip(c, skip_heads, skip_depth) for c in encoder.channels[:-1]
         )
-        levels = len(decoder.channels)
-        if not 0 <= deep_supervision < levels:
-            raise UsageError(
-                f"deep_supervision {deep_supervision}: this network has {levels - 1} coarser levels."
-            )
-        self.heads = nn.ModuleList(
-            PointConv(c, out_channels, bias=False) for c in decoder.channels[: deep_supervision + 1]
-        )
+        self.heads = make_heads(decoder, out_channels, deep_supervision, bias=False)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         maps, attention = self.encode(channels_last(x))
@@ -181,9 +174,8 @@ class AttSwinUNet(nn.Module):
 
     def run(self, block: Any, x: Tensor, guide: Tensor | None) -> tuple[Tensor, Tensor]:
         """A guided block, recomputed in the backward pass when asked to."""
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(run_guided, block, x, guide, use_reentrant=False)
-        return run_guided(block, x, guide)
+        recompute = self.gradient_checkpointing and self.training
+        return recomputed(recompute, run_guided, block, x, guide)
 
 
 def build(
@@ -209,7 +201,7 @@ def build(
     config = zoo.swin(
         rank,
         in_channels,
-        dims=tuple(feature_size * 2**i for i in range(len(depths))),
+        dims=zoo.doubling(feature_size, len(depths)),
         depths=depths,
         heads=heads,
         window=window,

@@ -23,9 +23,10 @@ from apps.medical.results import (
     check_outputs,
     list_results,
     write_derived,
+    write_probabilities,
 )
 from core.errors import DataError, UsageError
-from core.files import atomic_path, sha256
+from core.files import sha256
 from core.progress import Progress, SilentProgress
 
 Method = Literal["auto", "mean", "vote"]
@@ -148,11 +149,7 @@ def _combine(
     }
     with case_folder(target, force) as folder:
         if mean is not None and save_probabilities:
-            path = folder / PROBABILITIES
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.savez_compressed(
-                    file, probabilities=mean.astype(np.float16), classes=np.array(classes)
-                )
+            write_probabilities(folder, mean, classes)
         write_derived(folder, given[0], labels, first, about)
 
 

@@ -21,7 +21,7 @@ from apps.medical.data.preprocess import load_sample, restore
 from apps.medical.data.store import PreparedCases
 from apps.medical.data.targets import instances_from_classes
 from apps.medical.data.volume import Volume
-from apps.medical.metrics import instance_metrics, mask_metrics
+from apps.medical.metrics import instance_metrics, mask_metrics, overlap
 from apps.medical.sliding import sliding_argmax
 from core.progress import Progress, SilentProgress
 from core.training.seeding import derive
@@ -97,11 +97,7 @@ def _dice(found: np.ndarray, truth: np.ndarray, plan: Plan) -> list[float]:
         pairs = [(found > 0, truth > 0)]
     else:
         pairs = [(found == k, truth == k) for k in range(1, plan.out_channels)]
-    result = []
-    for a, b in pairs:
-        size = int(a.sum()) + int(b.sum())
-        result.append(2 * int((a & b).sum()) / size if size else float("nan"))
-    return result
+    return [overlap(a, b)[0] for a, b in pairs]
 
 
 def validate_cases(

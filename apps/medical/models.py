@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from apps.medical import catalog
 from core import grid
@@ -25,6 +24,7 @@ from core.blocks import BlockConfig
 from core.decoders import ExpandingDecoder, ResidualConvConfig, ResidualDecoder
 from core.decoders.conv import PointConv, channels_last
 from core.errors import UsageError
+from core.nn import recomputed
 
 Strides = Sequence[grid.PerAxis]
 Logits = Tensor | list[Tensor]
@@ -56,6 +56,27 @@ def build(
     return _BUILDERS[name](rank, in_channels, out_channels, **chosen)
 
 
+def make_heads(
+    decoder: ResidualDecoder | ExpandingDecoder,
+    out_channels: int,
+    deep_supervision: int,
+    *,
+    bias: bool,
+) -> nn.ModuleList:
+    """1-wide convolutions to the classes: the finest map's, and ``deep_supervision`` coarser ones'.
+
+    Raises UsageError when the decoder has fewer levels.
+    """
+    levels = len(decoder.channels)
+    if not 0 <= deep_supervision < levels:
+        raise UsageError(
+            f"deep_supervision {deep_supervision}: this network has {levels - 1} coarser levels."
+        )
+    return nn.ModuleList(
+        PointConv(c, out_channels, bias=bias) for c in decoder.channels[: deep_supervision + 1]
+    )
+
+
 class Segmenter(nn.Module):
     """A pyramid, a decoder (``core.decoders.unet``) and 1-wide convolutions to the classes."""
 
@@ -69,15 +90,8 @@ class Segmenter(nn.Module):
         deep_supervision: int = 0,
     ) -> None:
         super().__init__()
-        levels = len(decoder.channels)
-        if not 0 <= deep_supervision < levels:
-            raise UsageError(
-                f"deep_supervision {deep_supervision}: this network has {levels - 1} coarser levels."
-            )
         self.encoder, self.decoder = encoder, decoder
-        self.heads = nn.ModuleList(
-            PointConv(c, out_channels, bias=bias) for c in decoder.channels[: deep_supervision + 1]
-        )
+        self.heads = make_heads(decoder, out_channels, deep_supervision, bias=bias)
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -95,10 +109,6 @@ class Segmenter(nn.Module):
         if self.training and len(self.heads) > 1:
             return [head(m) for head, m in zip(self.heads, maps, strict=False)]
         return self.heads[0](maps[0])
-
-
-def _widths(feature_size: int, levels: int) -> tuple[int, ...]:
-    return tuple(feature_size * 2**i for i in range(levels))
 
 
 def _swin_unetr(
@@ -138,7 +148,7 @@ def _swin_unetr(
     config = zoo.swin(
         rank,
         in_channels,
-        dims=_widths(feature_size, levels),
+        dims=zoo.doubling(feature_size, levels),
         depths=depths,
         heads=heads,
         window=window,
@@ -198,7 +208,7 @@ def _swin_unet(
     config = zoo.swin(
         rank,
         in_channels,
-        dims=_widths(feature_size, len(depths)),
+        dims=zoo.doubling(feature_size, len(depths)),
         depths=depths,
         heads=heads,
         window=window,
@@ -252,7 +262,7 @@ def _cswin_unet(
     config = zoo.cswin(
         rank,
         in_channels,
-        dims=_widths(feature_size, len(depths)),
+        dims=zoo.doubling(feature_size, len(depths)),
         depths=depths,
         heads=heads,
         stripes=stripes,
@@ -317,9 +327,7 @@ class AnySize(nn.Module):
                 module.forward = functools.partial(self._run, module.forward)
 
     def _run(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if self.gradient_checkpointing and self.training:
-            return checkpoint(forward, x, use_reentrant=False)
-        return forward(x)
+        return recomputed(self.gradient_checkpointing and self.training, forward, x)
 
     def forward(self, x: Tensor) -> Logits:
         S = list(x.shape[2:])

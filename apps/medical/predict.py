@@ -25,16 +25,16 @@ from apps.medical.data.volume import (
     write_label_like,
 )
 from apps.medical.results import (
-    PROBABILITIES,
     case_folder,
     check_outputs,
     legend,
     now,
     statistics,
+    write_probabilities,
 )
 from apps.medical.shipped import DISCLAIMER
 from core.errors import DataError, UsageError
-from core.files import atomic_path, plain, sha256, write_json
+from core.files import plain, sha256, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import Timer, environment, peak_memory_mb
 
@@ -343,8 +343,7 @@ def _write(
         names = [spec.labels[label] for label in sorted(spec.labels)]
         if spec.plan.target == "instances":
             names = ["background", "interior", "border"]
-        with atomic_path(folder / PROBABILITIES) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, probabilities=result.probabilities, classes=np.array(names))
+        write_probabilities(folder, result.probabilities, names)
     write_json(folder / "stats.json", result.stats)
     save_overlay(
         folder / "overlay.png",

@@ -139,6 +139,14 @@ def case_folder(path: Path, force: bool) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def write_probabilities(folder: Path, probabilities: np.ndarray, classes: Sequence[str]) -> None:
+    """Write (K, *S) and the names of the K classes, compressed, as half precision."""
+    with atomic_path(folder / PROBABILITIES) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file, probabilities=probabilities.astype(np.float16), classes=np.array(classes)
+        )
+
+
 def write_derived(
     folder: Path, source: Result, labels: np.ndarray, grid: Volume, about: Mapping[str, Any]
 ) -> None:

@@ -42,6 +42,8 @@ LAYOUTS = (
     "PNG, JPEG or TIFF pictures with binary, palette or instance masks",
 )
 
+Continue = Annotated[bool, typer.Option("--continue", help="Skip cases that are already finished.")]
+
 app = cli.make_app("medical", f"Segment medical images in 2-D and 3-D. {DISCLAIMER}")
 
 
@@ -95,9 +97,7 @@ def predict(
     repair: Annotated[
         bool, typer.Option("--repair", help="Replace NaN and infinite voxels, with a warning.")
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--continue", help="Skip cases that are already finished.")
-    ] = False,
+    resume: Continue = False,
     force: Force = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -190,9 +190,7 @@ def ensemble(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write the mean probabilities.")
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--continue", help="Skip cases that are already finished.")
-    ] = False,
+    resume: Continue = False,
     force: Force = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -248,9 +246,7 @@ def postprocess(
             metavar="REF", help="References: choose each label's steps by cross-validated Dice."
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--continue", help="Skip cases that are already finished.")
-    ] = False,
+    resume: Continue = False,
     force: Force = False,
     seed: Seed = 0,
     quiet: Quiet = False,

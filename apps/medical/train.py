@@ -40,7 +40,7 @@ from apps.medical.store import METADATA, TENSORS, ModelSpec, NetworkSpec, save_m
 from core import grid
 from core.config import validate
 from core.errors import DataError, UsageError
-from core.files import write_json
+from core.files import plain, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import environment
 from core.training import TrainConfig, fit, load_weights
@@ -153,7 +153,7 @@ def train(
         rank=made.rank,
         in_channels=len(made.channels),
         out_channels=made.out_channels,
-        options=_plain(catalog.resolve(name, made.rank, preset, **settings)),
+        options=plain(catalog.resolve(name, made.rank, preset, **settings)),
     )
     _require_same_run(out, made, network, replaced=set(splits) if force else set())
     _keep_plan(made, out / "plan.yaml")
@@ -411,10 +411,6 @@ def _from_plan(
     rest = levels[2 : 2 + halvings]
     rest += [(1,) * plan.rank] * (halvings - len(rest))
     return {"patch": levels[1], "strides": rest}
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(options)))
 
 
 def _digest(ids: Sequence[str]) -> str:

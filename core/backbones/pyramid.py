@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from core import grid
 from core.blocks import (
@@ -28,7 +27,7 @@ from core.blocks import (
     init_weights,
 )
 from core.errors import UsageError
-from core.nn import make_norm
+from core.nn import make_norm, recomputed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +93,12 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor | None]:
         """The blocks on what ``down`` gave: the grid and the extra tokens (B, E, C'), or None."""
         if self.lead is not None:
-            x = checkpoint(self.lead, x, use_reentrant=False) if recompute else self.lead(x)
+            x = recomputed(recompute, self.lead, x)
         extra = None if self.extra is None else self.extra.expand(x.shape[0], -1, -1)
         for block in self.blocks:
             call: Any = block if extra is None else block.forward_extra
             inputs = (x,) if extra is None else (x, extra)
-            out = checkpoint(call, *inputs, use_reentrant=False) if recompute else call(*inputs)
+            out = recomputed(recompute, call, *inputs)
             x, extra = (out, None) if extra is None else out
         return self.norm(x), extra
 
@@ -156,7 +155,7 @@ class Pyramid(nn.Module):
                 f"input of shape {tuple(x.shape)}: this backbone wants (B, "
                 f"{self.config.in_channels}, {axes}); create it with another rank or in_channels."
             )
-        recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        recompute = self.gradient_checkpointing and self.training
         x, extra, outputs = x.movedim(1, -1), None, []
         # From the input's sizes, since ceil(ceil(S / a) / b) = ceil(S / ab) but the nested form
         # grows from stage to stage, until an exporter takes minutes to reason about it.

@@ -332,7 +332,8 @@ def _plain_heads(dim: int) -> int:
     return max(1, dim // 32) if dim % max(1, dim // 32) == 0 else 1
 
 
-def _doubling(first: int, n: int = 4) -> tuple[int, ...]:
+def doubling(first: int, n: int = 4) -> tuple[int, ...]:
+    """``first``, twice it, four times it, ...: the usual widths (or heads) of ``n`` stages."""
     return tuple(first * 2**i for i in range(n))
 
 
@@ -344,18 +345,18 @@ def _enter(builder: Builder, table: dict[str, dict[str, Any]]) -> None:
 _enter(
     swin,
     {
-        "swin_t": {"dims": _doubling(96), "depths": (2, 2, 6, 2), "heads": _doubling(3)},
-        "swin_s": {"dims": _doubling(96), "depths": (2, 2, 18, 2), "heads": _doubling(3)},
-        "swin_b": {"dims": _doubling(128), "depths": (2, 2, 18, 2), "heads": _doubling(4)},
+        "swin_t": {"dims": doubling(96), "depths": (2, 2, 6, 2), "heads": doubling(3)},
+        "swin_s": {"dims": doubling(96), "depths": (2, 2, 18, 2), "heads": doubling(3)},
+        "swin_b": {"dims": doubling(128), "depths": (2, 2, 18, 2), "heads": doubling(4)},
     },
 )
 _enter(
     cswin,
     {
-        "cswin_t": {"dims": _doubling(64), "depths": (1, 2, 21, 1), "heads": _doubling(2)},
-        "cswin_s": {"dims": _doubling(64), "depths": (2, 4, 32, 2), "heads": _doubling(2)},
-        "cswin_b": {"dims": _doubling(96), "depths": (2, 4, 32, 2), "heads": _doubling(4)},
-        "cswin_l": {"dims": _doubling(144), "depths": (2, 4, 32, 2), "heads": (6, 12, 24, 24)},
+        "cswin_t": {"dims": doubling(64), "depths": (1, 2, 21, 1), "heads": doubling(2)},
+        "cswin_s": {"dims": doubling(64), "depths": (2, 4, 32, 2), "heads": doubling(2)},
+        "cswin_b": {"dims": doubling(96), "depths": (2, 4, 32, 2), "heads": doubling(4)},
+        "cswin_l": {"dims": doubling(144), "depths": (2, 4, 32, 2), "heads": (6, 12, 24, 24)},
     },
 )
 _PVT = (64, 128, 320, 512)
@@ -384,10 +385,10 @@ _enter(
 _enter(
     convnext,
     {
-        "convnext_t": {"dims": _doubling(96), "depths": (3, 3, 9, 3)},
-        "convnext_s": {"dims": _doubling(96), "depths": (3, 3, 27, 3)},
-        "convnext_b": {"dims": _doubling(128), "depths": (3, 3, 27, 3)},
-        "convnext_l": {"dims": _doubling(192), "depths": (3, 3, 27, 3)},
+        "convnext_t": {"dims": doubling(96), "depths": (3, 3, 9, 3)},
+        "convnext_s": {"dims": doubling(96), "depths": (3, 3, 27, 3)},
+        "convnext_b": {"dims": doubling(128), "depths": (3, 3, 27, 3)},
+        "convnext_l": {"dims": doubling(192), "depths": (3, 3, 27, 3)},
     },
 )
 _enter(

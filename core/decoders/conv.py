@@ -9,13 +9,10 @@ convolution with one input channel takes 1.2 instead of 8.8 ms.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from core.blocks import BlockContext
 from core.nn import CONV
@@ -27,13 +24,6 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def channels_last(x: Tensor) -> Tensor:
     """(B, C, *S) in channels-last memory; at rank 1 torch has no such format, and x is returned."""
     return x.to(memory_format=_LAST[x.ndim]) if x.ndim in _LAST else x
-
-
-def recomputed(active: bool, module: nn.Module | Callable[..., Any], *inputs: Tensor) -> Tensor:
-    """``module(*inputs)``; when ``active`` its insides are recomputed in the backward pass."""
-    if active and torch.is_grad_enabled():
-        return checkpoint(module, *inputs, use_reentrant=False)
-    return module(*inputs)
 
 
 class InstanceNorm(nn.Module):

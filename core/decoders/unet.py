@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from core import grid
 from core.blocks import BlockConfig, BlockContext, init_weights
-from core.decoders.conv import ResidualConv, channels_last, he_init, recomputed
+from core.decoders.conv import ResidualConv, channels_last, he_init
 from core.decoders.expand import ExpandKind, make_expand
 from core.errors import UsageError
-from core.nn import CONV_TRANSPOSE
+from core.nn import CONV_TRANSPOSE, recomputed
 
 
 def factors(strides: Sequence[grid.PerAxis], rank: int) -> list[tuple[int, ...]]:

@@ -87,6 +87,13 @@ def check_heads(heads: int, dim: int) -> int:
     return heads
 
 
+def check_odd(size: int, what: str) -> int:
+    """``size`` if it is odd and positive; UsageError naming ``what`` otherwise."""
+    if size < 1 or size % 2 == 0:
+        raise UsageError(f"{what} {size}: must be odd, so that it has a centre.")
+    return size
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(..., L, h * c) -> (..., h, L, c)."""
     return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(-2, -3)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from core import grid
-from core.errors import UsageError
 from core.mixers.base import (
     BlockContext,
     attend,
     check_heads,
+    check_odd,
     join_heads,
     register_mixer,
     split_heads,
@@ -57,8 +57,7 @@ class ConvAttention(nn.Module):
     def __init__(self, config: ConvAttentionConfig, context: BlockContext) -> None:
         super().__init__()
         dim, rank = context.dim, context.rank
-        if config.kernel < 1 or config.kernel % 2 == 0:
-            raise UsageError(f"kernel {config.kernel}: must be odd, so that it has a centre.")
+        check_odd(config.kernel, "kernel")
         self.rank, self.heads, self.scale = rank, check_heads(config.heads, dim), dim**-0.5
         self.conv_q = ConvProjection(dim, rank, config.kernel, 1)
         self.conv_k = ConvProjection(dim, rank, config.kernel, config.kv_stride)

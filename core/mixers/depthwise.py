@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from core import grid
-from core.errors import UsageError
-from core.mixers.base import BlockContext, register_mixer
+from core.mixers.base import BlockContext, check_odd, register_mixer
 from core.nn import ChannelsLastConv
 
 
@@ -29,8 +28,7 @@ class Depthwise(nn.Module):
 
     def __init__(self, config: DepthwiseConfig, context: BlockContext) -> None:
         super().__init__()
-        if config.size < 1 or config.size % 2 == 0:
-            raise UsageError(f"depthwise size {config.size}: must be odd, so that it has a centre.")
+        check_odd(config.size, "depthwise size")
         self.rank = context.rank
         self.conv = ChannelsLastConv(
             context.dim,

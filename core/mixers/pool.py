@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import grid
-from core.errors import UsageError
-from core.mixers.base import BlockContext, register_mixer
+from core.mixers.base import BlockContext, check_odd, register_mixer
 from core.nn import AVG_POOL
 
 
@@ -31,8 +30,7 @@ class Pooling(nn.Module):
 
     def __init__(self, config: PoolConfig, context: BlockContext) -> None:
         super().__init__()
-        if config.size < 1 or config.size % 2 == 0:
-            raise UsageError(f"pool size {config.size}: must be odd, so that it has a centre.")
+        check_odd(config.size, "pool size")
         self.rank, self.size = context.rank, config.size
         self.pool = AVG_POOL[context.rank - 1](
             config.size, 1, config.size // 2, count_include_pad=False

@@ -38,7 +38,6 @@ class Canonical:
     affine: np.ndarray
     spacing: tuple[float, ...]
     orientation: str
-    stored_shape: tuple[int, ...]
     # nibabel orientation of the stored axes, None when the axes were left as stored
     axes: np.ndarray | None
 
@@ -196,7 +195,6 @@ def to_canonical(
             affine=first.affine[:, [*kept, thin[-1], 3]],
             spacing=tuple(first.spacing[a] for a in kept),
             orientation="".join(orientations.aff2axcodes(first.affine)),
-            stored_shape=first.shape,
             axes=None,
         )
     if rank == 3 and first.rank == 2:
@@ -208,7 +206,6 @@ def to_canonical(
             affine=first.affine.copy(),
             spacing=first.spacing,
             orientation=letters if first.physical else "",
-            stored_shape=first.shape,
             axes=None,
         )
     axes = orientations.io_orientation(first.affine)
@@ -221,7 +218,6 @@ def to_canonical(
         affine=first.affine @ orientations.inv_ornt_aff(axes, first.shape),
         spacing=tuple(first.spacing[a] for a in order),
         orientation=letters,
-        stored_shape=first.shape,
         axes=axes,
     )
 
