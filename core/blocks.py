@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import grid
-from core.errors import UsageError
+from core.errors import UsageError, unknown
 from core.mixers.base import BlockContext, build_mixer
 from core.nn import BatchNormGrid, ChannelsLastConv, make_norm
 
@@ -24,13 +24,10 @@ __all__ = [
     "BlockConfig",
     "BlockContext",
     "ChannelsLastConv",
-    "ConvDown",
-    "ConvDownConfig",
     "DropPath",
     "FusedBlock",
-    "MergeDown",
-    "MergeDownConfig",
     "Mlp",
+    "PositionEmbedding",
     "make_norm",
 ]
 
@@ -53,20 +50,51 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
-class Mlp(nn.Module):
-    """Linear, (3-wide depthwise convolution, as in PVTv2,) GELU, Linear."""
+class SquaredReLU(nn.Module):
+    """relu(x)^2 (So et al., "Primer", NeurIPS 2021)."""
 
-    def __init__(self, dim: int, ratio: float, rank: int, *, depthwise: bool = False) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "squared_relu": SquaredReLU,
+}
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation ``name``.  Raises UsageError naming the nearest one."""
+    if name not in ACTIVATIONS:
+        raise UsageError(unknown("activation", name, ACTIVATIONS))
+    return ACTIVATIONS[name]()
+
+
+class Mlp(nn.Module):
+    """Linear, (3-wide depthwise convolution, as in PVTv2,) activation, Linear."""
+
+    def __init__(
+        self,
+        dim: int,
+        ratio: float,
+        rank: int,
+        *,
+        depthwise: bool = False,
+        act: str = "gelu",
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         hidden = int(dim * ratio)
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = nn.Linear(dim, hidden, bias=bias)
         self.depthwise = (
             ChannelsLastConv(hidden, hidden, 3, rank, padding=1, groups=hidden)
             if depthwise
             else None
         )
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
+        self.act = make_activation(act)
+        self.fc2 = nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
@@ -80,20 +108,25 @@ class BlockConfig:
     """What a block is made of.
 
     ``form``: ``"residual"`` is x + mix(norm(x)), then x + ffn(norm(x)); ``"fused"`` is ConvNeXt's
-    x + ffn(norm(mix(x))).  ``ffn_ratio`` None leaves the feed-forward out.  ``layer_scale`` is the
-    initial value of a learned gain per channel on each branch (None: no gain).
+    x + ffn(norm(mix(x))).  ``mixer`` None leaves the mixer out, ``ffn_ratio`` None the feed-forward.
+    ``layer_scale`` is the initial value of a learned gain per channel on each branch (None: no
+    gain).
     """
 
     mixer: Any
     ffn_ratio: float | None = 4.0
     ffn_depthwise: bool = False
+    ffn_act: str = "gelu"
+    ffn_bias: bool = True
     norm: str = "layer"
     norm_eps: float = 1e-5
     layer_scale: float | None = None
     form: Literal["residual", "fused"] = "residual"
 
     def build(self, context: BlockContext, drop_path: float = 0.0) -> nn.Module:
-        """The block at ``context``."""
+        """The block at ``context``.  Raises UsageError where nothing is left of it."""
+        if self.mixer is None and (self.ffn_ratio is None or self.form == "fused"):
+            raise UsageError("block without mixer: it needs form='residual' and an ffn_ratio.")
         return (FusedBlock if self.form == "fused" else Block)(self, context, drop_path)
 
 
@@ -111,18 +144,28 @@ class Block(nn.Module):
     def __init__(self, config: BlockConfig, context: BlockContext, drop_path: float = 0.0) -> None:
         super().__init__()
         dim = context.dim
-        self.norm1 = make_norm(config.norm, dim, config.norm_eps)
-        self.mixer = build_mixer(config.mixer, context)
-        self.scale1 = _scale(config.layer_scale, dim)
+        self.mixer: nn.Module | None = None
+        if config.mixer is not None:
+            self.norm1 = make_norm(config.norm, dim, config.norm_eps)
+            self.mixer = build_mixer(config.mixer, context)
+            self.scale1 = _scale(config.layer_scale, dim)
         self.drop_path = DropPath(drop_path)
         self.ffn: Mlp | None = None
         if config.ffn_ratio is not None:
             self.norm2 = make_norm(config.norm, dim, config.norm_eps)
-            self.ffn = Mlp(dim, config.ffn_ratio, context.rank, depthwise=config.ffn_depthwise)
+            self.ffn = Mlp(
+                dim,
+                config.ffn_ratio,
+                context.rank,
+                depthwise=config.ffn_depthwise,
+                act=config.ffn_act,
+                bias=config.ffn_bias,
+            )
             self.scale2 = _scale(config.layer_scale, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(_scaled(self.mixer(self.norm1(x)), self.scale1))
+        if self.mixer is not None:
+            x = x + self.drop_path(_scaled(self.mixer(self.norm1(x)), self.scale1))
         return self.feed_forward(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -133,6 +176,8 @@ class Block(nn.Module):
 
     def forward_extra(self, x: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         """The block on a grid and on ``extra`` tokens (B, E, C) that lie outside it."""
+        if self.mixer is None:
+            return self.feed_forward(x), self.feed_forward(extra)
         mixed, mixed_extra = self.mixer.forward_extra(self.norm1(x), self.norm1(extra))  # type: ignore[operator]
         x = x + self.drop_path(_scaled(mixed, self.scale1))
         extra = extra + self.drop_path(_scaled(mixed_extra, self.scale1))
@@ -147,7 +192,12 @@ class FusedBlock(nn.Module):
         self.mixer = build_mixer(config.mixer, context)
         self.norm = make_norm(config.norm, context.dim, config.norm_eps)
         self.ffn = Mlp(
-            context.dim, config.ffn_ratio or 4.0, context.rank, depthwise=config.ffn_depthwise
+            context.dim,
+            config.ffn_ratio or 4.0,
+            context.rank,
+            depthwise=config.ffn_depthwise,
+            act=config.ffn_act,
+            bias=config.ffn_bias,
         )
         self.scale = _scale(config.layer_scale, context.dim)
         self.drop_path = DropPath(drop_path)
@@ -156,126 +206,25 @@ class FusedBlock(nn.Module):
         return x + self.drop_path(_scaled(self.ffn(self.norm(self.mixer(x))), self.scale))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvDownConfig:
-    """Down-sampling by a strided convolution, with optional norms around it.
+class PositionEmbedding(nn.Module):
+    """(B, *S, C) -> the same plus a learned vector for each position (ViT, section 3.1).
 
-    ``ceil(S / stride)`` positions come out whatever S is: the input is zero-padded at its end where
-    the convolution alone would give fewer.  (The authors' codes round down, or refuse.)
+    The vectors belong to a grid of ``sizes``; to another they are interpolated linearly.
     """
 
-    stride: int | tuple[int, ...]
-    kernel: int | tuple[int, ...]
-    padding: int | tuple[int, ...] = 0
-    norm_before: str = "none"
-    norm_after: str = "none"
-    norm_eps: float = 1e-5
-    bias: bool = True
-
-    def build(self, dim_in: int, dim_out: int, rank: int) -> nn.Module:
-        return ConvDown(self, dim_in, dim_out, rank)
-
-
-class ConvDown(nn.Module):
-    """(B, *S, C) -> (B, *ceil(S / stride), C')."""
-
-    def __init__(self, config: ConvDownConfig, dim_in: int, dim_out: int, rank: int) -> None:
+    def __init__(self, dim: int, sizes: Sequence[int], rank: int) -> None:
         super().__init__()
-        self.stride = grid.per_axis(config.stride, rank, "stride")
-        self.kernel = grid.per_axis(config.kernel, rank, "kernel")
-        padding = config.padding
-        self.padding = (padding,) * rank if isinstance(padding, int) else tuple(padding)
-        if any(k < s + p for k, s, p in zip(self.kernel, self.stride, self.padding, strict=True)):
-            raise UsageError(
-                f"kernel {self.kernel}: shorter than stride {self.stride} plus padding "
-                f"{self.padding}, it would leave the end of a grid unread; use a longer one."
-            )
-        self.norm_before = make_norm(config.norm_before, dim_in, config.norm_eps)
-        self.conv = ChannelsLastConv(
-            dim_in,
-            dim_out,
-            self.kernel,
-            rank,
-            stride=self.stride,
-            padding=self.padding,
-            bias=config.bias,
-        )
-        self.norm_after = make_norm(config.norm_after, dim_out, config.norm_eps)
+        self.sizes = grid.per_axis(sizes, rank, "position")
+        self.table = nn.Parameter(torch.zeros(1, *self.sizes, dim))
+        nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
-        """``sizes``: the result's, ceil(S / stride), where the caller has a simpler form of them."""
-        x = self.norm_before(x)
+    def forward(self, x: Tensor) -> Tensor:
         S = x.shape[1:-1]
-        n = sizes or [grid.ceil_div(v, s) for v, s in zip(S, self.stride, strict=True)]
-        # Positions after the last that the convolution reads on top of the grid: at least 0.
-        after = [
-            (m - 1) * s + k - p - v
-            for m, s, k, p, v in zip(n, self.stride, self.kernel, self.padding, S, strict=True)
-        ]
-        if grid.is_static(S):
-            short = [max(0, a - p) for a, p in zip(after, self.padding, strict=True)]
-            return self.norm_after(self.conv(grid.pad_after(x, short) if any(short) else x))
-        sides = [q for p, a in zip(self.padding, after, strict=True) for q in (p, a)]
-        x = F.pad(
-            x, [0, 0] + [q for r in reversed(range(len(n))) for q in sides[2 * r : 2 * r + 2]]
-        )
-        return self.norm_after(self.conv(x, padded=True))
-
-
-NeighbourOrder = Literal["first", "last", "monai"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeDownConfig:
-    """Patch merging (Swin, section 3.1): concatenate neighbours, norm, project.
-
-    ``order`` of the neighbours: ``"first"`` axis varies fastest (Swin), ``"last"`` axis varies
-    fastest (MONAI's ``mergingv2``), ``"monai"`` is MONAI's ``merging``, whose 3-D form takes two
-    neighbours twice and leaves two out, and which its published weights were trained with.
-    ``stride`` may be 1 on an axis that is not to be reduced.
-    """
-
-    stride: int | tuple[int, ...] = 2
-    order: NeighbourOrder = "first"
-    norm_eps: float = 1e-5
-
-    def build(self, dim_in: int, dim_out: int, rank: int) -> nn.Module:
-        return MergeDown(self, dim_in, dim_out, rank)
-
-
-class MergeDown(nn.Module):
-    """(B, *S, C) -> (B, *ceil(S / stride), C')."""
-
-    def __init__(self, config: MergeDownConfig, dim_in: int, dim_out: int, rank: int) -> None:
-        super().__init__()
-        self.stride = grid.per_axis(config.stride, rank, "stride")
-        self.offsets = _neighbours(self.stride, config.order)
-        self.norm = nn.LayerNorm(dim_in * len(self.offsets), eps=config.norm_eps)
-        self.proj = nn.Linear(dim_in * len(self.offsets), dim_out, bias=False)
-
-    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
-        """``sizes``: the result's, ceil(S / stride), where the caller has a simpler form of them."""
-        n = sizes or [grid.ceil_div(v, s) for v, s in zip(x.shape[1:-1], self.stride, strict=True)]
-        x = grid.pad_to(x, [m * s for m, s in zip(n, self.stride, strict=True)])
-        parts = [
-            x[(slice(None), *(slice(o, None, s) for o, s in zip(offset, self.stride, strict=True)))]
-            for offset in self.offsets
-        ]
-        return self.proj(self.norm(torch.cat(parts, -1)))
-
-
-def _neighbours(stride: tuple[int, ...], order: NeighbourOrder) -> list[tuple[int, ...]]:
-    last: list[tuple[int, ...]] = [()]
-    for s in stride:
-        last = [(*head, o) for head in last for o in range(s)]
-    if order == "first":
-        return sorted(last, key=lambda offset: offset[::-1])
-    if order == "monai" and stride == (2, 2, 2):
-        return [
-            (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1),
-            (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1),
-        ]  # fmt: skip
-    return last
+        table: Tensor = self.table
+        if not grid.is_static(S) or list(S) != list(self.sizes):
+            mode = ("linear", "bilinear", "trilinear")[len(self.sizes) - 1]
+            table = F.interpolate(table.movedim(-1, 1), tuple(S), mode=mode).movedim(1, -1)
+        return x + table
 
 
 def init_weights(module: nn.Module) -> None:

@@ -19,13 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from core import grid
-from core.blocks import (
-    BlockConfig,
-    BlockContext,
-    ConvDownConfig,
-    MergeDownConfig,
-    init_weights,
-)
+from core.blocks import BlockConfig, BlockContext, PositionEmbedding, init_weights
+from core.down import DownConfig
 from core.errors import UsageError
 from core.nn import make_norm, recomputed
 
@@ -34,6 +29,8 @@ from core.nn import make_norm, recomputed
 class StageConfig:
     """Reduce the grid by ``down``, then ``depth`` blocks with ``dim`` channels.
 
+    ``block`` is one config for all blocks, or a tuple with one for each (a hybrid's pattern).
+    ``position`` is the grid a learned absolute position embedding is made for (ViT, Vim).
     ``end_norm`` is applied to what leaves the stage, also on the way to the next one (PVTv2).
     ``extra_tokens`` learned tokens join the grid's in this stage (CvT's class token).  ``lead`` is
     the config of one more block, of another kind, that goes before the ``depth`` others.
@@ -41,12 +38,23 @@ class StageConfig:
 
     dim: int
     depth: int
-    block: BlockConfig
-    down: ConvDownConfig | MergeDownConfig
+    block: BlockConfig | tuple[BlockConfig, ...]
+    down: DownConfig
     end_norm: str = "none"
     end_norm_eps: float = 1e-5
     extra_tokens: int = 0
     lead: Any = None
+    position: tuple[int, ...] | None = None
+
+    @property
+    def blocks(self) -> tuple[BlockConfig, ...]:
+        """The config of each block.  Raises UsageError where they are not ``depth``."""
+        blocks = (self.block,) * self.depth if isinstance(self.block, BlockConfig) else self.block
+        if len(blocks) != self.depth:
+            raise UsageError(
+                f"stage of depth {self.depth} with {len(blocks)} block configs: give one a block."
+            )
+        return blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,10 @@ class PyramidConfig:
     outputs: Literal["end", "start"] = "end"
     gradient_checkpointing: bool = False
 
+    def build(self) -> Pyramid:
+        """The backbone, with fresh weights."""
+        return Pyramid(self)
+
 
 class Stage(nn.Module):
     """One level of a pyramid: ``down`` is (B, *S, C) -> (B, *ceil(S / stride), C'), then blocks."""
@@ -74,17 +86,20 @@ class Stage(nn.Module):
         super().__init__()
         self.down = config.down.build(dim_in, config.dim, rank)
         self.blocks = nn.ModuleList(
-            config.block.build(
+            block.build(
                 BlockContext(dim=config.dim, rank=rank, stage=index, index=i, depth=config.depth),
                 drop_path[i],
             )
-            for i in range(config.depth)
+            for i, block in enumerate(config.blocks)
         )
         self.lead: nn.Module | None = None
         if config.lead is not None:
             context = BlockContext(dim=config.dim, rank=rank, stage=index, depth=config.depth)
             self.lead = config.lead.build(context)
         self.norm = make_norm(config.end_norm, config.dim, config.end_norm_eps)
+        self.position: nn.Module | None = None
+        if config.position is not None:
+            self.position = PositionEmbedding(config.dim, config.position, rank)
         self.extra: nn.Parameter | None = None
         if config.extra_tokens:
             self.extra = nn.Parameter(torch.zeros(1, config.extra_tokens, config.dim))
@@ -92,6 +107,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor | None]:
         """The blocks on what ``down`` gave: the grid and the extra tokens (B, E, C'), or None."""
+        if self.position is not None:
+            x = self.position(x)
         if self.lead is not None:
             x = recomputed(recompute, self.lead, x)
         extra = None if self.extra is None else self.extra.expand(x.shape[0], -1, -1)

@@ -7,14 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.blocks import (
-    BlockConfig,
-    BlockContext,
-    ConvDownConfig,
-    DropPath,
-    MergeDownConfig,
-    Mlp,
-)
+from core.blocks import BlockConfig, BlockContext, DropPath, Mlp, PositionEmbedding
+from core.down import ConvDownConfig, MergeDownConfig
 from core.errors import UsageError
 from core.mixers.conv_attention import ConvAttentionConfig
 from core.mixers.depthwise import DepthwiseConfig
@@ -152,3 +146,36 @@ def test_merging_pads_and_keeps_an_axis_of_stride_1() -> None:
     assert down(x).shape == (1, 3, 3, 2, 5)
     torch.testing.assert_close(down(x), down(F.pad(x, (0, 0, 0, 0, 0, 1))))
     assert down.proj.bias is None
+
+
+def test_activations_of_the_feed_forward() -> None:
+    x = torch.randn(1, 3, 4)
+    mlp = Mlp(4, 2, 1, act="squared_relu", bias=False)
+    expected = F.relu(x @ mlp.fc1.weight.T).square() @ mlp.fc2.weight.T
+    torch.testing.assert_close(mlp(x), expected)
+    with pytest.raises(UsageError, match="Did you mean 'gelu'"):
+        Mlp(4, 2, 1, act="gellu")
+
+
+def test_a_block_without_mixer_is_its_feed_forward() -> None:
+    block = BlockConfig(mixer=None, ffn_ratio=2.0).build(CONTEXT)
+    x, extra = torch.randn(2, 3, 5, 8), torch.randn(2, 1, 8)
+    torch.testing.assert_close(block(x), x + block.ffn(block.norm2(x)))
+    assert torch.equal(block.forward_extra(x, extra)[0], block(x))
+    for config in (BlockConfig(mixer=None, ffn_ratio=None), BlockConfig(mixer=None, form="fused")):
+        with pytest.raises(UsageError, match="block without mixer"):
+            config.build(CONTEXT)
+
+
+def test_position_embedding_is_added_and_interpolated() -> None:
+    position = PositionEmbedding(4, (2, 3), rank=2)
+    with torch.no_grad():
+        position.table.copy_(torch.arange(24.0).view(1, 2, 3, 4))
+    x = torch.randn(2, 2, 3, 4)
+    torch.testing.assert_close(position(x), x + position.table)
+    wide = position(torch.zeros(1, 4, 6, 4))
+    table = position.table.movedim(-1, 1)
+    expected = F.interpolate(table, (4, 6), mode="bilinear").movedim(1, -1)
+    torch.testing.assert_close(wide, expected)
+    with pytest.raises(UsageError, match="position"):
+        PositionEmbedding(4, (2, 3), rank=3)

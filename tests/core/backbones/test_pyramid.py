@@ -12,7 +12,8 @@ from torch import Tensor
 
 import core
 from core.backbones import Pyramid, PyramidConfig, StageConfig
-from core.blocks import BlockConfig, ConvDownConfig, DropPath, MergeDownConfig
+from core.blocks import BlockConfig, DropPath
+from core.down import ConvDownConfig, MergeDownConfig
 from core.errors import UsageError
 from core.mixers.depthwise import DepthwiseConfig
 
@@ -242,3 +243,18 @@ def test_mistakes_are_explained() -> None:
             Pyramid(wrong)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config(stage()).rank = 3  # type: ignore[misc]
+
+
+def test_a_stage_may_have_a_block_of_its_own_kind_at_each_place() -> None:
+    mixing = BlockConfig(mixer=DepthwiseConfig(size=3), ffn_ratio=None)
+    feeding = BlockConfig(mixer=None, ffn_ratio=2.0)
+    down = ConvDownConfig(kernel=1, stride=1)
+    stage = StageConfig(dim=8, depth=3, block=(mixing, feeding, mixing), down=down, position=(4,))
+    backbone = PyramidConfig(rank=1, in_channels=2, stages=(stage,)).build()
+    blocks = backbone.stages[0].blocks
+    assert [b.mixer is None for b in blocks] == [False, True, False]
+    assert [b.ffn is None for b in blocks] == [True, False, True]
+    assert backbone(torch.zeros(1, 2, 9))[0].shape == (1, 8, 9)
+    short = dataclasses.replace(stage, depth=2)
+    with pytest.raises(UsageError, match="depth 2 with 3 block configs"):
+        PyramidConfig(rank=1, in_channels=2, stages=(short,)).build()

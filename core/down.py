@@ -1,0 +1,148 @@
+"""Down-sampling layers: (B, *S, C) -> (B, *ceil(S / stride), C') for any size S."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core import grid
+from core.errors import UsageError
+from core.nn import ChannelsLastConv, make_norm
+
+
+class DownConfig(Protocol):
+    """What a stage asks of the config of its down-sampling layer."""
+
+    @property
+    def stride(self) -> int | tuple[int, ...]:
+        """Of the whole layer, one int or one per axis."""
+
+    def build(self, dim_in: int, dim_out: int, rank: int) -> nn.Module:
+        """The layer; its ``forward`` also takes the result's sizes, ceil(S / stride)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvDownConfig:
+    """Down-sampling by a strided convolution, with optional norms around it.
+
+    ``ceil(S / stride)`` positions come out whatever S is: the input is zero-padded at its end where
+    the convolution alone would give fewer.  (The authors' codes round down, or refuse.)
+    """
+
+    stride: int | tuple[int, ...]
+    kernel: int | tuple[int, ...]
+    padding: int | tuple[int, ...] = 0
+    norm_before: str = "none"
+    norm_after: str = "none"
+    norm_eps: float = 1e-5
+    bias: bool = True
+
+    def build(self, dim_in: int, dim_out: int, rank: int) -> nn.Module:
+        return ConvDown(self, dim_in, dim_out, rank)
+
+
+class ConvDown(nn.Module):
+    """(B, *S, C) -> (B, *ceil(S / stride), C')."""
+
+    def __init__(self, config: ConvDownConfig, dim_in: int, dim_out: int, rank: int) -> None:
+        super().__init__()
+        self.stride = grid.per_axis(config.stride, rank, "stride")
+        self.kernel = grid.per_axis(config.kernel, rank, "kernel")
+        padding = config.padding
+        self.padding = (padding,) * rank if isinstance(padding, int) else tuple(padding)
+        if any(k < s + p for k, s, p in zip(self.kernel, self.stride, self.padding, strict=True)):
+            raise UsageError(
+                f"kernel {self.kernel}: shorter than stride {self.stride} plus padding "
+                f"{self.padding}, it would leave the end of a grid unread; use a longer one."
+            )
+        self.norm_before = make_norm(config.norm_before, dim_in, config.norm_eps)
+        self.conv = ChannelsLastConv(
+            dim_in,
+            dim_out,
+            self.kernel,
+            rank,
+            stride=self.stride,
+            padding=self.padding,
+            bias=config.bias,
+        )
+        self.norm_after = make_norm(config.norm_after, dim_out, config.norm_eps)
+
+    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        """``sizes``: the result's, ceil(S / stride), where the caller has a simpler form of them."""
+        x = self.norm_before(x)
+        S = x.shape[1:-1]
+        n = sizes or [grid.ceil_div(v, s) for v, s in zip(S, self.stride, strict=True)]
+        # Positions after the last that the convolution reads on top of the grid: at least 0.
+        after = [
+            (m - 1) * s + k - p - v
+            for m, s, k, p, v in zip(n, self.stride, self.kernel, self.padding, S, strict=True)
+        ]
+        if grid.is_static(S):
+            short = [max(0, a - p) for a, p in zip(after, self.padding, strict=True)]
+            return self.norm_after(self.conv(grid.pad_after(x, short) if any(short) else x))
+        sides = [q for p, a in zip(self.padding, after, strict=True) for q in (p, a)]
+        x = F.pad(
+            x, [0, 0] + [q for r in reversed(range(len(n))) for q in sides[2 * r : 2 * r + 2]]
+        )
+        return self.norm_after(self.conv(x, padded=True))
+
+
+NeighbourOrder = Literal["first", "last", "monai"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeDownConfig:
+    """Patch merging (Swin, section 3.1): concatenate neighbours, norm, project.
+
+    ``order`` of the neighbours: ``"first"`` axis varies fastest (Swin), ``"last"`` axis varies
+    fastest (MONAI's ``mergingv2``), ``"monai"`` is MONAI's ``merging``, whose 3-D form takes two
+    neighbours twice and leaves two out, and which its published weights were trained with.
+    ``stride`` may be 1 on an axis that is not to be reduced.
+    """
+
+    stride: int | tuple[int, ...] = 2
+    order: NeighbourOrder = "first"
+    norm_eps: float = 1e-5
+
+    def build(self, dim_in: int, dim_out: int, rank: int) -> nn.Module:
+        return MergeDown(self, dim_in, dim_out, rank)
+
+
+class MergeDown(nn.Module):
+    """(B, *S, C) -> (B, *ceil(S / stride), C')."""
+
+    def __init__(self, config: MergeDownConfig, dim_in: int, dim_out: int, rank: int) -> None:
+        super().__init__()
+        self.stride = grid.per_axis(config.stride, rank, "stride")
+        self.offsets = _neighbours(self.stride, config.order)
+        self.norm = nn.LayerNorm(dim_in * len(self.offsets), eps=config.norm_eps)
+        self.proj = nn.Linear(dim_in * len(self.offsets), dim_out, bias=False)
+
+    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        """``sizes``: the result's, ceil(S / stride), where the caller has a simpler form of them."""
+        n = sizes or [grid.ceil_div(v, s) for v, s in zip(x.shape[1:-1], self.stride, strict=True)]
+        x = grid.pad_to(x, [m * s for m, s in zip(n, self.stride, strict=True)])
+        parts = [
+            x[(slice(None), *(slice(o, None, s) for o, s in zip(offset, self.stride, strict=True)))]
+            for offset in self.offsets
+        ]
+        return self.proj(self.norm(torch.cat(parts, -1)))
+
+
+def _neighbours(stride: tuple[int, ...], order: NeighbourOrder) -> list[tuple[int, ...]]:
+    last: list[tuple[int, ...]] = [()]
+    for s in stride:
+        last = [(*head, o) for head in last for o in range(s)]
+    if order == "first":
+        return sorted(last, key=lambda offset: offset[::-1])
+    if order == "monai" and stride == (2, 2, 2):
+        return [
+            (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1),
+            (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1),
+        ]  # fmt: skip
+    return last
