@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from core.errors import UsageError, unknown
 from core.registry import Registry
 
 M = TypeVar("M", bound=type[nn.Module])
+C = TypeVar("C")
 
 _CONFIGS: Registry[type] = Registry("mixer")
 _MODULES: dict[type, type[nn.Module]] = {}
@@ -87,6 +88,13 @@ def check_heads(heads: int, dim: int) -> int:
     return heads
 
 
+def check_choice(value: C, choices: Any, what: str) -> C:
+    """``value`` if the Literal ``choices`` has it; UsageError naming the nearest otherwise."""
+    if value not in get_args(choices):
+        raise UsageError(unknown(what, str(value), get_args(choices)))
+    return value
+
+
 def check_odd(size: int, what: str) -> int:
     """``size`` if it is odd and positive; UsageError naming ``what`` otherwise."""
     if size < 1 or size % 2 == 0:
@@ -110,12 +118,18 @@ keys, and 2.3 against 3.4 the other way at 392 (one thread, float32, forward).""
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    causal: bool = False,
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v with the softmax in float32, or float64 where q is.
 
     Shapes: q (..., h, L, c), k and v (..., h, M, c), bias broadcastable to (..., h, L, M) or None;
-    returns (..., h, L, c).  ``scale`` defaults to c ** -0.5.
+    returns (..., h, L, c).  ``scale`` defaults to c ** -0.5.  ``causal``, with L = M and no bias:
+    query i sees the keys up to i.
 
     The explicit form is used for few keys; while the bias is being trained, since SDPA then falls
     back to its slow path; and during export, since SDPA's layout breaks the ONNX decomposition.
@@ -123,16 +137,22 @@ def attend(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     trained_bias = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if not (torch.compiler.is_exporting() or trained_bias or k.shape[-2] <= EXPLICIT_KEYS):
-        return _sdpa(q, k, v, bias, scale)
+        return _sdpa(q, k, v, bias, scale, causal)
     scores = (q * scale) @ k.transpose(-1, -2)
     if scores.dtype in (torch.bfloat16, torch.float16):
         scores = scores.float()
     if bias is not None:
         scores = scores + bias
+    if causal:
+        L = q.shape[-2]
+        later = torch.ones(L, L, dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
     return scores.softmax(-1).to(v.dtype) @ v
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, causal: bool
+) -> Tensor:
     """SDPA with one leading axis: only so, mask included, does the CPU take its fused kernel.
 
     125 windows of 343 tokens, 3 heads of 8: 67 ms, and 290 ms with two leading axes.
@@ -146,5 +166,5 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) ->
         else:
             mask = mask.view(*([1] * (4 - mask.ndim)), *mask.shape)
     q, k, v = (t.flatten(0, len(lead) - 1) for t in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, is_causal=causal)
     return out.unflatten(0, lead)

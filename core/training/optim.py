@@ -15,15 +15,23 @@ from core.training.config import TrainConfig
 def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019) or SGD with Nesterov momentum, as ``config`` says.
 
-    Two groups: parameters with two axes or more decay, the others (norms, biases, scales) do not.
+    Two groups: parameters with two axes or more decay, the others (norms, biases, scales) do not,
+    nor do those that a module names in a tuple ``no_weight_decay`` (a state space's A_log).
     Frozen parameters are left out. PyTorch's fused kernels are used: one pass over memory.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not trained:
         raise DataError(f"{type(network).__name__} has no parameter to train; unfreeze some")
+    kept = {
+        getattr(module, name)
+        for module in network.modules()
+        for name in getattr(module, "no_weight_decay", ())
+    }
+    decayed = [p for p in trained if p.ndim > 1 and p not in kept]
+    others = [p for p in trained if p.ndim <= 1 or p in kept]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)

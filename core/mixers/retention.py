@@ -1,0 +1,173 @@
+"""Retention: linear attention with an exponential decay a head, along scan paths, at rank 1 to 3.
+
+Papers: Sun et al., "Retentive Network: A Successor to Transformer for Large Language Models", 2023
+(section 2, equations 3 to 8); Hatamizadeh et al., "ViR: Towards Efficient Vision Retention
+Backbones", 2023 (``gate=False``).
+Code it corresponds to: torchscale's MultiScaleRetention.  ViR's authors published none.
+
+Letters: B batch, S grid sizes, L sequence length, C channels, E = expand * C channels of the values,
+h heads, K = C / h and V = E / h channels of a head, d decay of a head.
+
+    q, k, v, g = qkv(x);  k = k / sqrt(K);  rotary: q and k turn by an angle that grows along L
+    y[i] = sum over j <= i of d^(i - j) (q[i] k[j]) v[j]      (d^|i - j| over all j if not causal)
+    y = proj(y / rms(y) * silu(g)),  the rms over the V channels of a head;  d = 1 - 2^(-5 - head)
+
+The three forms (parallel, recurrent, chunkwise) give one result; ``core.ops.retention`` chooses.
+Directions of a path share the projections and are added before the norm: what differs between them
+is the order.  Extra tokens go to the end of the sequence, where a causal one has seen all.
+
+Deviates from the paper: the norm divides by the root mean square of a head, as the authors' code
+does, and subtracts no mean (GroupNorm, equation 8), which would leave but a sign of two channels.
+Deviates from that code: the scores are not divided by max(1, |their sum|), which the norm undoes
+but for its epsilon; it guards half precision, and sums are float32 here.  Any rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import UsageError
+from core.mixers.base import BlockContext, check_choice, check_heads, register_mixer
+from core.mixers.scanned import Scanned, inner_width, is_empty, wide
+from core.ops import retention, retention_step
+from core.scan_paths import Path, ScanPath
+
+Form = Literal["auto", "parallel", "recurrent", "chunkwise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionConfig:
+    """``causal=False`` looks both ways at once, for paths without reversed directions.
+
+    ``rotary`` (equation 4, xPos without its own decay) is for rank 1, where positions have one
+    order.  ``expand`` is the width of the values; RetNet has 2.  ``skip``: step of "atrous".
+    """
+
+    heads: int
+    path: Path = "raster"
+    causal: bool = True
+    expand: float = 1.0
+    gate: bool = True
+    rotary: bool = False
+    form: Form = "auto"
+    bias: bool = False
+    norm_eps: float = 1e-6
+    skip: int = 2
+
+
+class RetentionState(NamedTuple):
+    """The sum over the past (B, h, K, V), and how many positions that is (an int64 scalar)."""
+
+    memory: Tensor
+    position: Tensor
+
+
+@register_mixer("retention", RetentionConfig)
+class Retention(Scanned):
+    """(B, *S, C) -> (B, *S, C), any S."""
+
+    def __init__(self, config: RetentionConfig, context: BlockContext) -> None:
+        super().__init__(ScanPath(config.path, context.rank, config.skip))
+        check_choice(config.form, Form, "form of retention")
+        C, E = context.dim, inner_width(config.expand, context.dim)
+        self.config, self.heads = config, check_heads(config.heads, context.dim)
+        check_heads(config.heads, E)
+        self.key_dim = C // self.heads
+        if not config.causal and config.path in ("bidirectional", "cross"):
+            raise UsageError(
+                f"retention with path {config.path!r} and causal=False: would see both ways twice; "
+                "use causal=True, or path 'raster' or 'atrous'."
+            )
+        if config.rotary and (context.rank > 1 or self.key_dim % 2):
+            raise UsageError(
+                f"retention with rotary at rank {context.rank} and heads of {self.key_dim} "
+                "channels: positions turn pairs of channels along one axis; use rank 1 and an even "
+                "number, or rotary=False."
+            )
+        self.splits = [C, C, E] + [E] * config.gate
+        self.qkv = nn.Linear(C, sum(self.splits), bias=config.bias)
+        self.proj = nn.Linear(E, C, bias=config.bias)
+
+    def mix(self, x: Tensor, path: ScanPath) -> Tensor:
+        """The mixer along ``path``, on a grid of that path's rank."""
+        q, k, v, *g = self.qkv(x).split(self.splits, -1)
+        sequences = [
+            self.scan(*(path.sequence(t, i) for t in (q, k, v))) for i in range(path.directions)
+        ]
+        return self.leave(path.merge(sequences, x.shape[1:-1]), g)
+
+    def leave(self, y: Tensor, g: list[Tensor]) -> Tensor:
+        """Norm, gate and projection: (..., E) -> (..., C)."""
+        heads = wide(y).unflatten(-1, (self.heads, -1))
+        heads = heads * torch.rsqrt(heads.pow(2).mean(-1, keepdim=True) + self.config.norm_eps)
+        y = heads.flatten(-2).to(y.dtype)
+        return self.proj(y * F.silu(g[0]) if g else y)
+
+    def scan(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Along one sequence: q, k (B, L, C) and v (B, L, E) -> (B, L, E)."""
+        if is_empty(v):
+            return v
+        q, k, v = self.turn(q, k, v, torch.arange(q.shape[1], device=q.device)[:, None])
+        y = retention(q, k, v, self.decay(q), causal=self.config.causal, form=self.config.form)
+        assert isinstance(y, Tensor)
+        return y.flatten(-2)
+
+    def turn(self, q: Tensor, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Heads of q, k and v, (..., h, c) each: keys scaled, q and k turned to positions ``at``."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+        k = k * self.key_dim**-0.5
+        if self.config.rotary:
+            angle = angles(at[..., None], self.key_dim)  # (..., 1, K / 2)
+            q, k = rotate(q, angle), rotate(k, angle)
+        return q, k, v
+
+    def decay(self, like: Tensor) -> Tensor:
+        """1 - 2^(-5 - head), (h,).  No buffer: in bfloat16, all but the first few would be 1."""
+        head = torch.arange(self.heads, device=like.device, dtype=torch.float64)
+        return (1 - 2.0 ** (-5 - head)).to(wide(like).dtype)
+
+    def place_of_extra(self, length: int) -> int:
+        return length
+
+    def initial_state(
+        self,
+        batch: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> RetentionState:
+        """The state before the first step; device and dtype are the parameters' unless given."""
+        self.check_streams()
+        if not self.config.causal:
+            raise UsageError("retention with causal=False: cannot be streamed; use causal=True.")
+        like = self.qkv.weight
+        zero = torch.zeros((), device=device or like.device, dtype=dtype or like.dtype)
+        memory = wide(zero).new_zeros(batch, self.heads, self.key_dim, self.splits[2] // self.heads)
+        return RetentionState(memory, torch.zeros((), dtype=torch.int64, device=zero.device))
+
+    def step(self, x: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
+        """One position of a sequence: x and y are (B, C).  Steps equal ``forward`` to rounding."""
+        q, k, v, *g = self.qkv(x).split(self.splits, -1)
+        q, k, v = self.turn(q, k, v, state.position[None])
+        y, memory = retention_step(state.memory, q, k, v, self.decay(q))
+        return self.leave(y.flatten(-2), g), RetentionState(memory, state.position + 1)
+
+
+def angles(at: Tensor, dim: int) -> Tensor:
+    """Angles of positions (..., 1) for ``dim`` / 2 pairs of channels, from 1 to 1e-4 a position.
+
+    In float64: at position a million float32 knows an angle to 0.06 only.
+    """
+    turns = 1e4 ** -torch.linspace(0, 1, dim // 2, dtype=torch.float64, device=at.device)
+    return at.double() * turns
+
+
+def rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """Turn each pair of neighbouring channels (..., 2 n) by ``angle`` (..., n)."""
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
