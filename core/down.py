@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import grid
+from core.blocks import make_activation
 from core.errors import UsageError
 from core.nn import ChannelsLastConv, make_norm
 
@@ -146,3 +148,52 @@ def _neighbours(stride: tuple[int, ...], order: NeighbourOrder) -> list[tuple[in
             (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1),
         ]  # fmt: skip
     return last
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesDownConfig:
+    """Down-sampling layers one after another, with the activation ``act`` between them.
+
+    ``dims`` are the channels between the ``steps``, one fewer than those (VMamba's and
+    MobileMamba's stems).
+    """
+
+    steps: tuple[DownConfig, ...]
+    dims: tuple[int, ...]
+    act: str = "gelu"
+
+    @property
+    def stride(self) -> int | tuple[int, ...]:
+        """Product of the steps' strides.  Raises UsageError where their ranks disagree."""
+        strides = [step.stride for step in self.steps]
+        rank = max(1 if isinstance(s, int) else len(s) for s in strides)
+        axes = zip(*(grid.per_axis(s, rank, "stride") for s in strides), strict=True)
+        total = tuple(math.prod(axis) for axis in axes)
+        return total[0] if len(set(total)) == 1 else total
+
+    def build(self, dim_in: int, dim_out: int, rank: int) -> nn.Module:
+        return SeriesDown(self, dim_in, dim_out, rank)
+
+
+class SeriesDown(nn.Module):
+    """(B, *S, C) -> (B, *ceil(S / stride), C')."""
+
+    def __init__(self, config: SeriesDownConfig, dim_in: int, dim_out: int, rank: int) -> None:
+        super().__init__()
+        dims = (dim_in, *config.dims, dim_out)
+        if not config.steps or len(dims) != len(config.steps) + 1:
+            raise UsageError(
+                f"series of {len(config.steps)} layers with {len(config.dims)} widths between "
+                "them: give one fewer than layers."
+            )
+        self.steps = nn.ModuleList(
+            step.build(dims[i], dims[i + 1], rank) for i, step in enumerate(config.steps)
+        )
+        self.act = make_activation(config.act)
+
+    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        """``sizes``: the result's, ceil(S / stride), where the caller has a simpler form of them."""
+        for i, step in enumerate(self.steps):
+            last = i == len(self.steps) - 1
+            x = step(x if i == 0 else self.act(x), sizes if last else None)
+        return x
