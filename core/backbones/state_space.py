@@ -6,7 +6,6 @@ stride does not divide it; theirs round down).
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from core import grid
