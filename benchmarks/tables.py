@@ -42,6 +42,10 @@ def tables(results: Path = ROOT / "benchmarks" / "results") -> str:
             parts.append(longer(load(results, f"{name}_long")))
     if (results / "sliding_window.json").exists():
         parts.append(sliding(load(results, "sliding_window")))
+    if (results / "selective_scan.json").exists():
+        parts.append(scan(load(results, "selective_scan")))
+    if (results / "sequence_scaling.json").exists():
+        parts.append(scaling(load(results, "sequence_scaling")))
     if (results / "startup.json").exists():
         parts.append(startup(load(results, "startup")))
     parts.append(
@@ -160,6 +164,63 @@ def sliding(result: dict[str, Any]) -> str:
         f" ({ours['cpu_seconds']:.0f} against {monai['cpu_seconds']:.0f}) and"
         f" {ratio['peak_mb']:.2f} of its peak memory ({ours['peak_mb']:.0f} against"
         f" {monai['peak_mb']:.0f} MB, the whole process)."
+    )
+
+
+def scan(result: dict[str, Any]) -> str:
+    """The selective scan: a row for each method, fastest first."""
+    given, floors, methods = result["settings"], result["floors"], result["methods"]
+    threads = max(floors, key=int)
+    floor = floors[threads]
+    lines = [
+        f"| method, {threads} threads | forward, ms | × arithmetic floor | forward + backward, ms"
+        " | extra memory, MB |",
+        "|---" * 5 + "|",
+    ]
+
+    def speed(method: dict[str, Any]) -> float:
+        return method[threads]["forward"].get("ms", float("inf"))
+
+    for method in sorted(methods.values(), key=speed):
+        forward, both = (method[threads][kind] for kind in ("forward", "forward_backward"))
+        if "absent" in forward:
+            lines.append(f"| {method['title']} | {forward['absent']} | | | |")
+            continue
+        cells = (
+            [f"{both['ms']:.1f}", f"{forward['extra_mb']:.0f} / {both['extra_mb']:.0f}"]
+            if "ms" in both
+            else [both["absent"], f"{forward['extra_mb']:.0f} / –"]
+        )
+        ratio = forward["ms"] / floor["arithmetic_ms"]
+        row = [method["title"], f"{forward['ms']:.1f}", f"{ratio:.1f}", *cells]
+        lines.append("| " + " | ".join(row) + " |")
+    native = methods["native"][threads]["forward"]["ms"]
+    return (
+        f"**Selective scan on a CPU.** Batch {given['batch']}, length {given['length']},"
+        f" {given['channels']} channels, state {given['state']}, float32, side by side on"
+        f" {result['environment']['cpu']}. Floors of a forward pass, measured in the same run:"
+        f" {floor['bandwidth_ms']:.1f} ms to move the data once (ours takes"
+        f" {native / floor['bandwidth_ms']:.1f} times that), {floor['arithmetic_ms']:.1f} ms for"
+        f" {result['instructions_per_update']} vector instructions a state update. Extra memory is"
+        " the peak above inputs, output and gradients, forward / both."
+        "\n\n" + "\n".join(lines)
+    )
+
+
+def scaling(result: dict[str, Any]) -> str:
+    """Growth with length: the picture, and what the longest length costs."""
+    curves, given = result["curves"], result["settings"]
+    longest = max(p["length"] for curve in curves.values() for p in curve["forward"])
+    said = []
+    for name, curve in curves.items():
+        last = curve["forward"][-1]
+        at = "" if last["length"] == longest else f" at {last['length']:,}, where it was stopped"
+        said.append(f"{result['mixers'][name]['title']} {last['seconds']:.2g} s{at}")
+    return (
+        f"**Length.** One causal mixer of {given['width']} channels, forward, at {longest:,}"
+        f" positions: {'; '.join(said)}. The picture shows time and memory from"
+        f" {curves['mamba']['forward'][0]['length']:,} on, both passes."
+        "\n\n![Time and memory against length](docs/images/sequence_scaling.png)"
     )
 
 
