@@ -7,6 +7,8 @@ L length of a sequence, p step of the skip sampling.
 ``bidirectional``   K = 2   raster, and raster reversed (Vim)
 ``cross``           K = 2R  raster with each axis fastest, the last axis first, then all reversed.
                             At rank 2 VMamba's four in its order: rows, columns, both reversed.
+``slices``          K = 3   raster, raster reversed, and raster with the first axis fastest, from
+                            slice to slice (SegMamba; at rank 1 the third repeats the first)
 ``atrous``          K = p^R every p-th position on every axis, one sub-grid for each offset, the
                             first axis' offset fastest; the sub-grids take turns in which axis runs
                             fastest.  At rank 2 and p = 2 the four of EfficientVMamba's ES2D in its
@@ -14,7 +16,7 @@ L length of a sequence, p step of the skip sampling.
                             columns.  Every position is in one sequence; L is a p^R-th of the grid.
 
 Papers: Zhu et al., "Vision Mamba", ICML 2024; Liu et al., "VMamba", NeurIPS 2024 (figure 3); Pei et
-al., "EfficientVMamba", AAAI 2025 (equations 5 and 6).
+al., "EfficientVMamba", AAAI 2025 (equations 5 and 6); Xing et al., "SegMamba", MICCAI 2024.
 Deviates from the authors' codes: any rank.  ES2D pads a grid that p does not divide, and a state
 decays in the padding; here the sub-grids have their own lengths, 0 where an axis is that short.
 With p > 2 its code visits only the first two offsets of an axis; here all.
@@ -36,7 +38,7 @@ from torch import Tensor
 from core import grid
 from core.errors import UsageError, unknown
 
-Path = Literal["raster", "bidirectional", "cross", "atrous"]
+Path = Literal["raster", "bidirectional", "cross", "slices", "atrous"]
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,7 @@ class ScanPath:
     @property
     def directions(self) -> int:
         """K, the number of sequences."""
-        return {
-            "raster": 1,
-            "bidirectional": 2,
-            "cross": 2 * self.rank,
-            "atrous": self.skip**self.rank,
-        }[self.name]
+        return self.skip**self.rank if self.name == "atrous" else len(self._passes())
 
     @property
     def visits(self) -> int:
@@ -71,13 +68,12 @@ class ScanPath:
 
     def sequence(self, x: Tensor, k: int) -> Tensor:
         """Sequence ``k`` of the table above: (B, *S, C) -> (B, L, C)."""
-        last = self.rank - 1
         if self.name == "atrous":
             offset, axis = self._subgrids()[k]
             return _flatten(x[(slice(None), *(slice(o, None, self.skip) for o in offset))], axis)
-        half = max(1, self.directions // 2)
-        ahead = _flatten(x, last - k % half)
-        return ahead.flip(1) if k >= half else ahead
+        axis, backward = self._passes()[k]
+        ahead = _flatten(x, axis)
+        return ahead.flip(1) if backward else ahead
 
     def sequences(self, x: Tensor) -> list[Tensor]:
         """All K of them."""
@@ -87,14 +83,21 @@ class ScanPath:
         """K sequences (B, L, C') -> (B, *S, C'): the sum at every position of what holds it."""
         if self.name == "atrous":
             return self._interleave(sequences, S)
-        ahead, last = list(sequences), self.rank - 1
-        if self.name != "raster":
-            half = self.directions // 2
-            ahead = [a + b.flip(1) for a, b in zip(ahead[:half], ahead[half:], strict=True)]
-        out = _unflatten(ahead[0], S, last)
-        for k, sequence in enumerate(ahead[1:], 1):
-            out = out + _unflatten(sequence, S, last - k)
-        return out
+        summed: dict[int, Tensor] = {}  # by the axis that runs fastest
+        for sequence, (axis, backward) in zip(sequences, self._passes(), strict=True):
+            ahead = sequence.flip(1) if backward else sequence
+            summed[axis] = summed[axis] + ahead if axis in summed else ahead
+        parts = [_unflatten(sequence, S, axis) for axis, sequence in summed.items()]
+        return sum(parts[1:], parts[0])
+
+    def _passes(self) -> list[tuple[int, bool]]:
+        """Fastest axis of each sequence over the whole grid, and whether it is reversed."""
+        last = self.rank - 1
+        if self.name == "slices":
+            return [(last, False), (last, True), (0, False)]
+        axes = range(last, -1, -1) if self.name == "cross" else (last,)
+        ways = (False,) if self.name == "raster" else (False, True)
+        return [(axis, backward) for backward in ways for axis in axes]
 
     def _subgrids(self) -> list[tuple[tuple[int, ...], int]]:
         """Offsets and fastest axis of each sub-grid."""
@@ -112,7 +115,12 @@ class ScanPath:
         B, C = x.shape[0], x.shape[-1]
         x = x.reshape(B, *([p] * R), *cells, C)  # offsets of the last axis first
         x = x.permute(0, *(i for r in range(R) for i in (R + 1 + r, R - r)), 2 * R + 1)
-        return grid.crop_to(x.reshape(B, *(n * p for n in cells), C), S)
+        x = x.reshape(B, *(n * p for n in cells), C)
+        if grid.is_static(S):
+            return grid.crop_to(x, S)
+        for axis, size in zip(grid.axes(R), S, strict=True):
+            x = x.index_select(axis, torch.arange(size, device=x.device))  # has exactly S, as crop
+        return x
 
 
 def _flatten(x: Tensor, axis: int) -> Tensor:
