@@ -1,0 +1,185 @@
+"""The selective scan of Mamba: one function over a sequence, one for a single step of a stream.
+
+Paper: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023.
+Code they correspond to: ``selective_scan_fn`` and ``selective_state_update`` of state-spaces/mamba,
+with channels last instead of in the middle.
+
+Letters: B batch, L length, D channels, N states of a channel (as sizes); the arguments A, B, C, D
+and delta are the paper's A, B, C, D and Δ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.errors import UsageError
+from core.ops.scan import op, reference
+from core.ops.scan.choice import backend_for
+from core.ops.scan.reference import accumulate_dtype
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the selective state space model over a sequence.
+
+    With ``delta`` replaced by ``delta + delta_bias`` and then, if asked, by its softplus::
+
+        h[l] = exp(delta[l] A) h[l-1] + delta[l] u[l] B[l]      for each channel, N states
+        y[l] = (<C[l], h[l]> + D u[l]) silu(z[l])               D and z are left out where None
+
+    Arguments
+        u                input, (B, L, D); any L, also 0
+        delta            step size, (B, L, D)
+        A                (D, N); negative, or the state grows
+        B, C             input and output weights of the states, (B, L, N)
+        D                weight of the input in the output, (D,)
+        z                gate, (B, L, D)
+        delta_bias       (D,)
+        initial_state    the state before the first position, (B, D, N); zero where None
+        backend          auto, reference, blocked, native, triton or mamba_ssm; with ``auto`` the
+                         environment variable TRIPTYCH_SCAN may name it (see ``backend_for``)
+
+    Returns ``y`` (B, L, D), or ``(y, state)`` with the state after the last position, (B, D, N).
+    Both are differentiable once, with respect to every tensor (any number of times with the
+    backend ``reference``).  Inputs may have any strides and any floating-point types: y has that
+    of u, sums and states are float32, or float64 where u is.  This holds under autocast, too, which
+    changes nothing.  A compiled or exported graph records one operator, ``triptych::selective_scan``,
+    which chooses its backend where it runs.
+
+    Raises UsageError for shapes, types or devices that do not fit together, and for an unknown
+    backend; ResourceError for one that cannot run here.
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    if torch.compiler.is_compiling():
+        name = backend
+    else:
+        stateful = initial_state is not None or return_final_state
+        name = backend_for(u.device, u.dtype, backend, stateful=stateful)
+    if name == "reference" and not torch.compiler.is_compiling():
+        with torch.autocast(u.device.type, enabled=False):
+            y, state = reference.scan(
+                u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state
+            )
+    elif name == "mamba_ssm" and not torch.compiler.is_compiling():
+        from core.ops.scan import cuda
+
+        return cuda.mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    else:
+        inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+        # An exported graph keeps no checkpoints: it seldom learns, and can compute them when it does.
+        save = (
+            torch.is_grad_enabled()
+            and not torch.compiler.is_exporting()
+            and any(t is not None and t.requires_grad for t in inputs)
+        )
+        y, state, _ = op.scan(*inputs, delta_softplus, name, save)
+    return (y, state) if return_final_state else y
+
+
+def selective_scan_step(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One position of ``selective_scan``: its output (B, D), and the state after it (B, D, N).
+
+    ``state`` is (B, D, N), at the start zeros or what ``selective_scan`` returned; ``u``, ``delta``,
+    ``z``: (B, D); ``B``, ``C``: (B, N); ``A``, ``D``, ``delta_bias`` as there.  Step after step
+    this is the scan to rounding.  ``state`` itself is not changed.  Raises UsageError for shapes
+    that do not fit together.
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias, state, sequence=False)
+    wide = accumulate_dtype(u.dtype)
+    with torch.autocast(u.device.type, enabled=False):
+        x, d = u.to(wide), delta.to(wide)
+        d = d if delta_bias is None else d + delta_bias.to(wide)
+        d = F.softplus(d) if delta_softplus else d
+        kept = torch.exp(d.unsqueeze(-1) * A.to(wide)) * state.to(wide)
+        state = kept + (d * x).unsqueeze(-1) * B.to(wide).unsqueeze(1)
+        y = (state @ C.to(wide).unsqueeze(-1)).squeeze(-1)
+        y = y if D is None else y + x * D.to(wide)
+        y = y if z is None else y * F.silu(z.to(wide))
+    return y.to(u.dtype), state
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    state: Tensor | None,
+    sequence: bool = True,
+) -> None:
+    """Raise UsageError, naming the argument and both shapes, unless all of them fit together."""
+    name, wanted = (
+        ("selective_scan", "(B, L, D)") if sequence else ("selective_scan_step", "(B, D)")
+    )
+    if u.ndim != 2 + sequence:
+        raise UsageError(f"{name}: u must be {wanted}, got a tensor of shape {_shape(u)}")
+    if A.ndim != 2 or A.shape[0] != u.shape[-1]:
+        raise UsageError(
+            f"{name}: A must be (D, N) with the D = {u.shape[-1]} of u {_shape(u)}, got {_shape(A)}"
+        )
+    lead, dim, states = u.shape[:-1], u.shape[-1], A.shape[1]
+    expected = {
+        "delta": (delta, (*lead, dim)),
+        "B": (B, (*lead, states)),
+        "C": (C, (*lead, states)),
+        "D": (D, (dim,)),
+        "z": (z, (*lead, dim)),
+        "delta_bias": (delta_bias, (dim,)),
+        "initial_state" if sequence else "state": (state, (lead[0], dim, states)),
+    }
+    for argument, (tensor, shape) in expected.items():
+        if tensor is not None and (
+            tensor.ndim != len(shape) or any(a != b for a, b in zip(tensor.shape, shape))
+        ):
+            raise UsageError(
+                f"{name}: {argument} must have the shape {_numbers(shape)}, got {_shape(tensor)} "
+                f"(u is {_shape(u)}, A is {_shape(A)})"
+            )
+    tensors = {"u": u, "A": A} | {key: tensor for key, (tensor, _) in expected.items()}
+    for argument, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not tensor.is_floating_point():
+            raise UsageError(f"{name}: {argument} must be of real numbers, got {tensor.dtype}")
+        if tensor.device != u.device:
+            raise UsageError(
+                f"{name}: {argument} is on {tensor.device} and u on {u.device}; move one of them"
+            )
+
+
+def _shape(tensor: Tensor) -> str:
+    return _numbers(tensor.shape)
+
+
+def _numbers(sizes: Sequence[int]) -> str:
+    return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
