@@ -21,7 +21,8 @@ Deviates from the authors' codes: any rank.  ES2D pads a grid that p does not di
 decays in the padding; here the sub-grids have their own lengths, 0 where an axis is that short.
 With p > 2 its code visits only the first two offsets of an axis; here all.
 
-Everything is a permutation of axes, a strided slice or a flip, no gather; sizes may be symbolic.
+Everything is a permutation of axes, a strided slice or a flip, no gather (but under ``torch.export``
+with dynamic sizes, in ``atrous``).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class ScanPath:
         """Sequence ``k`` of the table above: (B, *S, C) -> (B, L, C)."""
         if self.name == "atrous":
             offset, axis = self._subgrids()[k]
-            return _flatten(x[(slice(None), *(slice(o, None, self.skip) for o in offset))], axis)
+            return _flatten(self._subgrid(x, offset), axis)
         axis, backward = self._passes()[k]
         ahead = _flatten(x, axis)
         return ahead.flip(1) if backward else ahead
@@ -104,12 +105,25 @@ class ScanPath:
         offsets = itertools.product(range(self.skip), repeat=self.rank)
         return [(o[::-1], (self.rank - 1 - k) % self.rank) for k, o in enumerate(offsets)]
 
+    def _subgrid(self, x: Tensor, offset: Sequence[int]) -> Tensor:
+        if grid.is_static(x.shape[1:-1]):
+            return x[(slice(None), *(slice(o, None, self.skip) for o in offset))]
+        # The same by index: a strided view makes the exporter guess at strides, and guard them.
+        for axis, o in zip(grid.axes(self.rank), offset, strict=True):
+            count = self._count(x.shape[axis], o)
+            x = x.index_select(axis, torch.arange(count, device=x.device) * self.skip + o)
+        return x
+
+    def _count(self, size: int, offset: int) -> int:
+        """How many of ``size`` positions are at ``offset``, ``offset + p``, ..."""
+        return (size - offset + self.skip - 1) // self.skip
+
     def _interleave(self, sequences: Sequence[Tensor], S: Sequence[int]) -> Tensor:
         p, R = self.skip, self.rank
         cells = [grid.ceil_div(s, p) for s in S]
         parts = []
         for sequence, (offset, axis) in zip(sequences, self._subgrids(), strict=True):
-            size = [(s - o + p - 1) // p for s, o in zip(S, offset, strict=True)]
+            size = [self._count(s, o) for s, o in zip(S, offset, strict=True)]
             parts.append(grid.pad_to(_unflatten(sequence, size, axis), cells))
         x = torch.stack(parts, 1)  # (B, K, *cells, C)
         B, C = x.shape[0], x.shape[-1]

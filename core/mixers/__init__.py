@@ -4,15 +4,28 @@ A mixer is found by name and built from a frozen config and the place it sits in
 ``build_mixer(mixer_config("window", heads=3), BlockContext(dim=96, rank=2))``.
 """
 
-from core.mixers import conv_attention, cross_window, depthwise, pool, reduced, window
+from core.mixers import (
+    attention,
+    conv_attention,
+    cross_window,
+    depthwise,
+    mamba,
+    mamba2,
+    pool,
+    reduced,
+    window,
+)
 from core.mixers.base import BlockContext, build_mixer, mixer_config, mixer_names
 
 __all__ = [
     "BlockContext",
+    "attention",
     "build_mixer",
     "conv_attention",
     "cross_window",
     "depthwise",
+    "mamba",
+    "mamba2",
     "mixer_config",
     "mixer_names",
     "pool",

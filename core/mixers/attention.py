@@ -41,7 +41,7 @@ class AttentionConfig:
     heads: int
     kv_heads: int | None = None
     causal: bool = False
-    qkv_bias: bool = True
+    bias: bool = True
 
 
 class AttentionState(NamedTuple):
@@ -65,8 +65,8 @@ class Attention(nn.Module):
             raise UsageError(f"kv_heads {self.kv_heads}: must divide the {self.heads} heads.")
         kv = dim // self.heads * self.kv_heads
         self.splits = [dim, kv, kv]
-        self.qkv = nn.Linear(dim, sum(self.splits), bias=config.qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = nn.Linear(dim, sum(self.splits), bias=config.bias)
+        self.proj = nn.Linear(dim, dim, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         grid.grid_of(x, self.rank)

@@ -45,7 +45,7 @@ from core.mixers.scanned import (
     step_bias,
     wide,
 )
-from core.ops import ssd, ssd_step
+from core.ops.ssd import ssd, ssd_step
 from core.scan_paths import Path, ScanPath
 
 

@@ -2,8 +2,8 @@
 
 Papers: Sun et al., "Retentive Network: A Successor to Transformer for Large Language Models", 2023
 (section 2, equations 3 to 8); Hatamizadeh et al., "ViR: Towards Efficient Vision Retention
-Backbones", 2023 (``gate=False``).
-Code it corresponds to: torchscale's MultiScaleRetention.  ViR's authors published none.
+Backbones", 2023 (``gate=False, norm=False, slowest=1 / 512``).
+Code it corresponds to: torchscale's MultiScaleRetention; anom63931/ViR.
 
 Letters: B batch, S grid sizes, L sequence length, C channels, E = expand * C channels of the values,
 h heads, K = C / h and V = E / h channels of a head, d decay of a head.
@@ -24,6 +24,7 @@ but for its epsilon; it guards half precision, and sums are float32 here.  Any r
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -46,6 +47,8 @@ class RetentionConfig:
 
     ``rotary`` (equation 4, xPos without its own decay) is for rank 1, where positions have one
     order.  ``expand`` is the width of the values; RetNet has 2.  ``skip``: step of "atrous".
+    ``norm=False`` leaves the norm out.  ``slowest``: the heads' 1 - d go evenly in logarithm from
+    1 / 32 to it, instead of being halved from head to head (ViR: 1 / 512).
     """
 
     heads: int
@@ -56,7 +59,9 @@ class RetentionConfig:
     rotary: bool = False
     form: Form = "auto"
     bias: bool = False
+    norm: bool = True
     norm_eps: float = 1e-6
+    slowest: float | None = None
     skip: int = 2
 
 
@@ -103,9 +108,10 @@ class Retention(Scanned):
 
     def leave(self, y: Tensor, g: list[Tensor]) -> Tensor:
         """Norm, gate and projection: (..., E) -> (..., C)."""
-        heads = wide(y).unflatten(-1, (self.heads, -1))
-        heads = heads * torch.rsqrt(heads.pow(2).mean(-1, keepdim=True) + self.config.norm_eps)
-        y = heads.flatten(-2).to(y.dtype)
+        if self.config.norm:
+            heads = wide(y).unflatten(-1, (self.heads, -1))
+            heads = heads * torch.rsqrt(heads.pow(2).mean(-1, keepdim=True) + self.config.norm_eps)
+            y = heads.flatten(-2).to(y.dtype)
         return self.proj(y * F.silu(g[0]) if g else y)
 
     def scan(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -127,9 +133,11 @@ class Retention(Scanned):
         return q, k, v
 
     def decay(self, like: Tensor) -> Tensor:
-        """1 - 2^(-5 - head), (h,).  No buffer: in bfloat16, all but the first few would be 1."""
-        head = torch.arange(self.heads, device=like.device, dtype=torch.float64)
-        return (1 - 2.0 ** (-5 - head)).to(wide(like).dtype)
+        """d of each head, (h,).  No buffer: in bfloat16, all but the first few would be 1."""
+        slowest = self.config.slowest
+        last = -4.0 - self.heads if slowest is None else math.log2(slowest)
+        power = torch.linspace(-5.0, last, self.heads, device=like.device, dtype=torch.float64)
+        return (1 - 2.0**power).to(wide(like).dtype)
 
     def place_of_extra(self, length: int) -> int:
         return length

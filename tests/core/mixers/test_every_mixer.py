@@ -25,6 +25,29 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "pool": [{"size": 3}],
     "depthwise": [{"size": 5}],
     "conv_attention": [{"heads": 2}],
+    "mamba": [
+        {"d_state": 4},
+        {"d_state": 3, "path": "bidirectional", "merge": "mean", "dt_rank": 2, "bias": True},
+        {"d_state": 2, "path": "cross"},
+        {"d_state": 1, "path": "cross", "conv": "grid", "gate": False, "norm": "layer"},
+        {"d_state": 2, "path": "atrous", "conv": "grid", "norm": "layer", "expand": 1.5},
+        {"d_state": 2, "path": "atrous", "d_conv": 2, "conv_bias": False, "norm": "rms"},
+    ],
+    "mamba2": [
+        {"d_state": 4, "head_dim": 4},
+        {"d_state": 3, "head_dim": 4, "groups": 2, "path": "bidirectional", "bias": True},
+        {"d_state": 2, "path": "cross", "merge": "mean"},
+        {"d_state": 2, "head_dim": 8, "path": "cross", "conv": "grid", "conv_bias": False},
+        {"d_state": 2, "head_dim": 8, "path": "atrous", "expand": 1.0},
+    ],
+    "retention": [
+        {"heads": 2},
+        {"heads": 1, "causal": False, "expand": 2.0},
+        {"heads": 2, "path": "bidirectional", "gate": False, "bias": True},
+        {"heads": 4, "path": "cross", "form": "chunkwise"},
+        {"heads": 2, "path": "atrous", "causal": False},
+    ],
+    "attention": [{"heads": 2}, {"heads": 4, "kv_heads": 2, "causal": True}],
 }
 # A constant added to every key changes no softmax: what adds one can learn nothing.
 DEAD = {"conv_attention": {"k.bias", "conv_k.norm.norm.bias"}}

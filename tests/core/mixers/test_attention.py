@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from core.errors import UsageError
+from core.mixers import build_mixer, mixer_config
+from core.mixers.base import EXPLICIT_KEYS, BlockContext, attend
+
+
+def make(rank: int = 1, dim: int = 16, **options: Any) -> Any:
+    torch.manual_seed(0)
+    mixer = build_mixer(mixer_config("attention", **options), BlockContext(dim=dim, rank=rank))
+    return mixer.eval()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("S", [(7,), (90,), (3, 5), (9, 13), (2, 3, 4)])
+@torch.no_grad()
+def test_parity_with_pytorchs_multihead_attention(S: tuple[int, ...], causal: bool) -> None:
+    mixer = make(len(S), heads=4, causal=causal)
+    theirs = nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    nn.init.normal_(theirs.in_proj_bias)
+    mixer.qkv.load_state_dict({"weight": theirs.in_proj_weight, "bias": theirs.in_proj_bias})
+    mixer.proj.load_state_dict(theirs.out_proj.state_dict())
+    x = torch.randn(2, *S, 16)
+    flat = x.flatten(1, -2)
+    mask = nn.Transformer.generate_square_subsequent_mask(flat.shape[1]) if causal else None
+    want = theirs(flat, flat, flat, attn_mask=mask, need_weights=False)[0]
+    torch.testing.assert_close(mixer(x).flatten(1, -2), want, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_grouped_queries_share_keys_and_values() -> None:
+    """As plain attention whose key and value weights repeat: heads 0, 1 and heads 2, 3."""
+    shared, plain = make(heads=4, kv_heads=2), make(heads=4)
+    q, k, v = shared.qkv.weight.split([16, 8, 8])
+    repeated = [w.unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1) for w in (k, v)]
+    nn.init.zeros_(shared.qkv.bias)
+    nn.init.zeros_(plain.qkv.bias)
+    plain.qkv.weight.copy_(torch.cat((q, *repeated)))
+    plain.proj.load_state_dict(shared.proj.state_dict())
+    x = torch.randn(2, 11, 16)
+    torch.testing.assert_close(shared(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_only_keys_and_values_of_the_shared_heads_are_kept() -> None:
+    mixer = make(heads=4, kv_heads=1, causal=True)
+    state = mixer.initial_state(2)
+    assert state.k.shape == (2, 1, 0, 4)
+    _, state = mixer.step(torch.randn(2, 16), state)
+    assert state.v.shape == (2, 1, 1, 4)
+
+
+@pytest.mark.parametrize("keys", [7, EXPLICIT_KEYS + 9])  # explicit and fused
+def test_causal_attention_equals_a_mask(keys: int) -> None:
+    q, k, v = torch.randn(3, 2, 3, keys, 4)
+    mask = torch.full((keys, keys), -1e9).triu(1)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            got = attend(q, k, v, causal=True)
+            torch.testing.assert_close(got, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+
+def test_mistakes_are_explained() -> None:
+    for options, message in [
+        ({"heads": 3}, "must divide the 16 channels"),
+        ({"heads": 4, "kv_heads": 3}, "must divide the 4 heads"),
+        ({"heads": 4, "kv_heads": 0}, "must divide the 4 heads"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            make(**options)

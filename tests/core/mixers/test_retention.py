@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.errors import UsageError
+from core.mixers import build_mixer, mixer_config
+from core.mixers.base import BlockContext
+from core.mixers.retention import angles, rotate
+
+
+def make(rank: int = 1, dim: int = 8, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return build_mixer(mixer_config("retention", **options), BlockContext(dim=dim, rank=rank))
+
+
+def by_hand(mixer: Any, x: Tensor, causal: bool) -> Tensor:
+    """Equations 4 to 8 of RetNet with complex numbers for the rotation: (B, L, C) -> (B, L, C)."""
+    h, rotary = mixer.heads, mixer.config.rotary
+    q, k, v, *g = mixer.qkv(x).split(mixer.splits, -1)
+    q, k, v = (t.unflatten(-1, (h, -1)).transpose(1, 2) for t in (q, k, v))  # (B, h, L, c)
+    n = torch.arange(x.shape[1])
+    if rotary:
+        half = q.shape[-1] // 2
+        theta = 1e4 ** -(torch.arange(half).double() / max(1, half - 1))
+        turn = torch.exp(1j * n[:, None] * theta)
+        q, k = (torch.view_as_complex(t.unflatten(-1, (-1, 2)).contiguous()) * turn for t in (q, k))
+        scores = (q @ k.conj().transpose(-1, -2)).real
+    else:
+        scores = q @ k.transpose(-1, -2)
+    scores = scores * mixer.key_dim**-0.5
+    for head in range(h):
+        decay = (1 - 2.0 ** (-5 - head)) ** (n[:, None] - n).abs().double()
+        scores[:, head] *= decay.tril() if causal else decay
+    y = (scores @ v).transpose(1, 2)
+    y = (y / (y.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()).flatten(2)
+    return mixer.proj(y * F.silu(g[0]) if g else y)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"heads": 2},
+        {"heads": 2, "causal": False, "expand": 2.0},
+        {"heads": 2, "rotary": True},
+        {"heads": 1, "rotary": True, "causal": False},
+        {"heads": 4, "gate": False, "bias": True},
+    ],
+)
+@pytest.mark.parametrize("form", ["auto", "parallel", "recurrent", "chunkwise"])
+@torch.no_grad()
+def test_equals_the_formula_in_every_form(options: dict[str, Any], form: str) -> None:
+    causal = options.get("causal", True)
+    if form in ("recurrent", "chunkwise") and not causal:
+        form = "parallel"
+    mixer = make(**options, form=form).double()
+    x = torch.randn(2, 131, 8, dtype=torch.float64)
+    torch.testing.assert_close(mixer(x), by_hand(mixer, x, causal), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("path", ["raster", "cross", "atrous"])
+@torch.no_grad()
+def test_forms_agree_on_grids(path: str) -> None:
+    x = torch.randn(2, 9, 13, 8)
+    one, *others = (
+        make(rank=2, heads=2, path=path, form=form)(x)
+        for form in ("parallel", "recurrent", "chunkwise")
+    )
+    for other in others:
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rotation_depends_on_distance_alone() -> None:
+    mixer = make(heads=2, rotary=True)
+    q, k = torch.randn(2, 4, dtype=torch.float64)
+    products = [
+        rotate(q, angles(torch.tensor([a]), 4)) @ rotate(k, angles(torch.tensor([a - 3]), 4))
+        for a in (3, 100, 1_000_003)
+    ]
+    torch.testing.assert_close(products[0], products[1])
+    torch.testing.assert_close(products[0], products[2], rtol=1e-6, atol=1e-6)
+    # A late state goes on where it stopped: the position is part of it.
+    x = torch.randn(1, 6, 8)
+    state = mixer.initial_state(1)
+    for t in range(5):
+        _, state = mixer.step(x[:, t], state)
+    assert state.position == 5
+    y = mixer.step(x[:, 5], state)[0]
+    torch.testing.assert_close(y, mixer(x)[:, 5], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_half_precision_parameters_keep_the_decay() -> None:
+    mixer = make(heads=8, dim=16).bfloat16()
+    decay = mixer.decay(torch.zeros(1, dtype=torch.bfloat16))
+    assert decay.dtype == torch.float32
+    assert len(set(decay.tolist())) == 8
+    assert (decay < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("rank", "options", "message"),
+    [
+        (2, {"heads": 3}, "must divide"),
+        (2, {"heads": 2, "causal": False, "path": "cross"}, "both ways twice"),
+        (2, {"heads": 2, "rotary": True}, "use rank 1"),
+        (1, {"heads": 8, "rotary": True}, "even number"),
+        (1, {"heads": 2, "form": "chunk"}, "Did you mean 'chunkwise'"),
+    ],
+)
+def test_mistakes_are_explained(rank: int, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        make(rank, **options)
+    assert "\n" not in str(error.value)
