@@ -5,13 +5,15 @@ backbone.  A trunk has two more doors: ``encode`` takes vectors that are embedde
 dim), as a language model's are; ``initial_state`` and ``step`` take one position after another, in
 time and memory that do not grow with what has passed, attention's cache apart.
 
-A block is x + mixer(norm(x)), without feed-forward, and the trunk ends with a norm, both RMSNorm:
-Gu and Dao, "Mamba", 2023, section 3.4, figure 3; mamba_ssm's MixerModel, transformers' MambaModel
-and Mamba2Model without their embedding.
+Mamba's block is x + mixer(norm(x)), without feed-forward, and the trunk ends with a norm, both
+RMSNorm: Gu and Dao, "Mamba", 2023, section 3.4, figure 3; mamba_ssm's MixerModel, transformers'
+MambaModel and Mamba2Model without their embedding.  RetNet (Sun et al., 2023) has feed-forwards and
+LayerNorm; its sizes are those of torchscale's ``retnet_xl``, ``retnet_3b`` and ``retnet_7b`` with
+values twice as wide as keys.
 
 The hybrid is Waleffe et al., "An Empirical Study of Mamba-based Language Models", 2024: Mamba-2,
 attention and feed-forward layers in a pattern, "M", "*" and "-".  The paper gives 56 layers in
-proportions of 43, 7 and 50 %; its order and sizes are those of the authors' Megatron-LM
+proportions of 43, 7 and 50 %; order and sizes are those of the authors' Megatron-LM
 (``examples/mamba``) and of NeMo's ``NVIDIAMambaHybridConfig8B``: width 4096, 8 groups in Mamba-2,
 32 heads of attention over 8 keys and values, feed-forwards of 16384, RMSNorm, no biases, no position
 encoding.  State 128, heads of 64, convolution over 4 and GELU are the defaults of Megatron-LM that
@@ -43,6 +45,7 @@ from core.errors import UsageError
 from core.mixers.attention import AttentionConfig
 from core.mixers.mamba import MambaConfig
 from core.mixers.mamba2 import Mamba2Config
+from core.mixers.retention import RetentionConfig
 
 State = tuple[Any, ...]
 """What a trunk carries from one position to the next: each block's own, None where it has none."""
@@ -219,7 +222,8 @@ def mamba(
 ) -> tuple[StageConfig, ...]:
     """Mamba (Gu and Dao, 2023, appendix E.2; widths and depths of GPT-3, twice as many blocks)."""
     own = MambaConfig(d_state=d_state, expand=expand, d_conv=d_conv)
-    return _even(rank, dim, depth, patch, mixer_or(mixer, own, plain_heads(dim)), norm_eps)
+    block = _pure(mixer_or(mixer, own, plain_heads(dim)), norm_eps)
+    return _stage(rank, dim, (block,) * depth, patch)
 
 
 @trunk
@@ -241,27 +245,47 @@ def mamba2(
     own = Mamba2Config(
         d_state=d_state, expand=expand, d_conv=d_conv, head_dim=head_dim, groups=groups
     )
-    return _even(rank, dim, depth, patch, mixer_or(mixer, own, plain_heads(dim)), norm_eps)
+    block = _pure(mixer_or(mixer, own, plain_heads(dim)), norm_eps)
+    return _stage(rank, dim, (block,) * depth, patch)
 
 
-def _even(
-    rank: int, dim: int, depth: int, patch: grid.PerAxis, mixer: Any, norm_eps: float
+@trunk
+def retnet(
+    rank: int,
+    *,
+    dim: int,
+    depth: int,
+    heads: int,
+    expand: float = 2.0,
+    ffn_ratio: float = 2.0,
+    patch: grid.PerAxis = 1,
+    norm_eps: float = 1e-5,
+    mixer: Mixer = None,
 ) -> tuple[StageConfig, ...]:
-    block = BlockConfig(mixer=mixer, ffn_ratio=None, norm="rms", norm_eps=norm_eps)
-    return (_stage(rank, dim, (block,) * depth, patch, norm_eps),)
+    """RetNet (Sun et al., 2023, section 2.3), with feed-forwards; no rotation beyond rank 1."""
+    own = RetentionConfig(heads=heads, expand=expand, rotary=rank == 1)
+    block = BlockConfig(mixer=mixer_or(mixer, own, heads), ffn_ratio=ffn_ratio, norm_eps=norm_eps)
+    return _stage(rank, dim, (block,) * depth, patch)
+
+
+def _pure(mixer: Any, norm_eps: float) -> BlockConfig:
+    """x + mixer(norm(x))."""
+    return BlockConfig(mixer=mixer, ffn_ratio=None, norm="rms", norm_eps=norm_eps)
 
 
 def _stage(
-    rank: int, dim: int, blocks: tuple[BlockConfig, ...], patch: grid.PerAxis, norm_eps: float
-) -> StageConfig:
-    return StageConfig(
+    rank: int, dim: int, blocks: tuple[BlockConfig, ...], patch: grid.PerAxis
+) -> tuple[StageConfig]:
+    """The trunk's one stage; its last norm is of the blocks' kind."""
+    stage = StageConfig(
         dim=dim,
         depth=len(blocks),
         block=blocks,
         down=stem(patch, rank),
-        end_norm="rms",
-        end_norm_eps=norm_eps,
+        end_norm=blocks[0].norm if blocks else "none",
+        end_norm_eps=blocks[0].norm_eps if blocks else 1e-5,
     )
+    return (stage,)
 
 
 @trunk
@@ -283,22 +307,20 @@ def mamba2_hybrid(
     norm_eps: float = 1e-5,
 ) -> tuple[StageConfig, ...]:
     """Mamba-2-Hybrid (Waleffe et al., 2024, section 4); ``pattern``: see :func:`hybrid_pattern`."""
-    common: dict[str, Any] = {"norm": "rms", "norm_eps": norm_eps}
+    mixing = Mamba2Config(
+        d_state=d_state, expand=expand, d_conv=d_conv, head_dim=head_dim, groups=groups
+    )
+    attending = AttentionConfig(heads=heads, kv_heads=kv_heads, causal=True, bias=False)
     kinds = {
-        "M": BlockConfig(
-            mixer=Mamba2Config(
-                d_state=d_state, expand=expand, d_conv=d_conv, head_dim=head_dim, groups=groups
-            ),
-            ffn_ratio=None,
-            **common,
-        ),
-        "*": BlockConfig(
-            mixer=AttentionConfig(heads=heads, kv_heads=kv_heads, causal=True, bias=False),
-            ffn_ratio=None,
-            **common,
-        ),
+        "M": _pure(mixing, norm_eps),
+        "*": _pure(attending, norm_eps),
         "-": BlockConfig(
-            mixer=None, ffn_ratio=ffn_ratio, ffn_act=ffn_act, ffn_bias=False, **common
+            mixer=None,
+            ffn_ratio=ffn_ratio,
+            ffn_act=ffn_act,
+            ffn_bias=False,
+            norm="rms",
+            norm_eps=norm_eps,
         ),
     }
     strange = sorted(set(pattern) - set(kinds))
@@ -307,7 +329,7 @@ def mamba2_hybrid(
             f"pattern {pattern!r}: must be made of M (Mamba-2), * (attention) and - (feed-forward)"
             + (f", not of {', '.join(strange)}." if strange else ", one a layer.")
         )
-    return (_stage(rank, dim, tuple(kinds[c] for c in pattern), patch, norm_eps),)
+    return _stage(rank, dim, tuple(kinds[c] for c in pattern), patch)
 
 
 def hybrid_pattern(depth: int) -> str:
@@ -349,6 +371,14 @@ enter(
         "mamba2_780m": {"dim": 1536, "depth": 48},
         "mamba2_1.3b": {"dim": 2048, "depth": 48},
         "mamba2_2.7b": {"dim": 2560, "depth": 64},
+    },
+)
+enter(
+    retnet,
+    {
+        "retnet_1.3b": {"dim": 2048, "depth": 24, "heads": 8},
+        "retnet_2.7b": {"dim": 2560, "depth": 32, "heads": 10},
+        "retnet_6.7b": {"dim": 4096, "depth": 32, "heads": 16},
     },
 )
 enter(

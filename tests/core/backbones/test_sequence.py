@@ -28,6 +28,7 @@ from core.mixers.retention import RetentionConfig
 SMALL: dict[str, dict[str, Any]] = {
     "mamba_130m": {"dim": 16, "depth": 3, "d_state": 4},
     "mamba2_130m": {"dim": 16, "depth": 3, "d_state": 8, "head_dim": 8},
+    "retnet_1.3b": {"dim": 16, "depth": 3, "heads": 2},
     "mamba2_hybrid_8b": {
         "dim": 16, "pattern": "M-M*-", "heads": 4, "kv_heads": 2, "d_state": 8, "head_dim": 8,
         "groups": 2,
@@ -37,7 +38,7 @@ TRUNKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("mamba_130m", {}),
     "mamba2": ("mamba2_130m", {}),
     "hybrid": ("mamba2_hybrid_8b", {}),
-    "retention": ("mamba_130m", {"mixer": RetentionConfig(heads=2, rotary=True)}),
+    "retnet": ("retnet_1.3b", {}),
     "attention": ("mamba_130m", {"mixer": AttentionConfig(heads=4, causal=True)}),
 }
 every_trunk = pytest.mark.parametrize("kind", TRUNKS)
@@ -46,8 +47,6 @@ every_trunk = pytest.mark.parametrize("kind", TRUNKS)
 def make(kind: str, rank: int = 1, **more: Any) -> SequenceTrunk:
     torch.manual_seed(0)
     name, options = TRUNKS[kind]
-    if rank > 1 and kind == "retention":
-        options = {"mixer": RetentionConfig(heads=2)}
     trunk = core.create(name, rank=rank, in_channels=3, **{**SMALL[name], **options, **more})
     assert isinstance(trunk, SequenceTrunk)
     with torch.no_grad():
@@ -123,20 +122,17 @@ def stream(trunk: SequenceTrunk, x: Tensor) -> Tensor:
 
 
 @every_trunk
-@pytest.mark.parametrize("length", [1, 2, 37])
+@pytest.mark.parametrize("length", [1, 2, 37, 500])
 @torch.no_grad()
 def test_steps_equal_forward(kind: str, length: int) -> None:
     trunk = make(kind)
     x = torch.randn(2, 3, length)
-    torch.testing.assert_close(stream(trunk, x), trunk(x)[0], rtol=1e-5, atol=1e-5)
-
-
-@every_trunk
-@torch.no_grad()
-def test_a_long_stream(kind: str) -> None:
-    trunk = make(kind)
-    x = torch.randn(1, 3, 500)
-    torch.testing.assert_close(stream(trunk, x), trunk(x)[0], rtol=1e-5, atol=1e-5)
+    if kind == "retnet":
+        # Its norm divides a head by a deviation that may be next to nothing, as at the first
+        # position, (q k) v: what is 1e-8 before it can be 1e-4 behind.
+        trunk, x = trunk.double(), x.double()
+    got, want = stream(trunk, x), trunk(x)[0]
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
