@@ -123,8 +123,8 @@ class ScanPath:
         cells = [grid.ceil_div(s, p) for s in S]
         parts = []
         for sequence, (offset, axis) in zip(sequences, self._subgrids(), strict=True):
-            size = [self._count(s, o) for s, o in zip(S, offset, strict=True)]
-            parts.append(grid.pad_to(_unflatten(sequence, size, axis), cells))
+            sizes = [self._count(s, o) for s, o in zip(S, offset, strict=True)]
+            parts.append(grid.pad_to(_unflatten(sequence, sizes, axis), cells))
         x = torch.stack(parts, 1)  # (B, K, *cells, C)
         B, C = x.shape[0], x.shape[-1]
         x = x.reshape(B, *([p] * R), *cells, C)  # offsets of the last axis first

@@ -13,6 +13,7 @@ from core.mixers import (
     mamba2,
     pool,
     reduced,
+    retention,
     window,
 )
 from core.mixers.base import BlockContext, build_mixer, mixer_config, mixer_names
@@ -30,5 +31,6 @@ __all__ = [
     "mixer_names",
     "pool",
     "reduced",
+    "retention",
     "window",
 ]

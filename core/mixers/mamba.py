@@ -151,7 +151,9 @@ class Mamba(Scanned):
         if self.config.conv == "causal":
             u = causal_conv(self.conv[k], u)
         delta, A, B, C = self.select(k, u)
-        return selective_scan(u, delta, A, B, C, self.D[k], z, self.dt_bias[k], True)
+        y = selective_scan(u, delta, A, B, C, self.D[k], z, self.dt_bias[k], True)
+        assert isinstance(y, Tensor)
+        return y
 
     def select(self, k: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """delta (before softplus and bias), A, B and C of direction ``k`` for inputs (..., E)."""

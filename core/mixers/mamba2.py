@@ -71,6 +71,10 @@ class Mamba2Config:
     skip: int = 2
 
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""x, dt, A, B, C and D of the scan."""
+
+
 class Mamba2State(NamedTuple):
     """The last inputs of the convolution (B, d_conv - 1, E + 2 G N), and h (B, H, P, N)."""
 
@@ -142,7 +146,7 @@ class Mamba2(Scanned):
             return u[..., : self.inner]
         if self.config.conv == "causal":
             u = causal_conv(self.conv[k], u)
-        y = ssd(*self.select(k, u, dt), dt_bias=self.dt_bias[k], dt_softplus=True)
+        y = ssd(*self.select(k, u, dt), None, self.dt_bias[k], True)
         assert isinstance(y, Tensor)
         return y.flatten(-2)
 
@@ -153,8 +157,8 @@ class Mamba2(Scanned):
             u = torch.cat((u[..., : self.inner], u[..., a : a + self.shared]), -1)
         return u, dt[..., k * self.heads : (k + 1) * self.heads]
 
-    def select(self, k: int, u: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
-        """x, dt, A, B, C and D of the scan, from (..., E + 2 G N) and (..., H)."""
+    def select(self, k: int, u: Tensor, dt: Tensor) -> Inputs:
+        """What direction ``k``'s scan takes, from (..., E + 2 G N) and (..., H)."""
         x, B, C = u.split([self.inner, self.shared // 2, self.shared // 2], -1)
         B, C = (t.unflatten(-1, (self.config.groups, self.config.d_state)) for t in (B, C))
         A = -wide(self.A_log[k]).exp()
@@ -179,9 +183,7 @@ class Mamba2(Scanned):
         """One position of a sequence: x and y are (B, C).  Steps equal ``forward`` to rounding."""
         z, u, dt = self.in_proj(x).split(self.splits, -1)
         u, conv = causal_step(self.conv[0], u, state.conv)
-        y, ssm = ssd_step(
-            state.ssm, *self.select(0, u, dt), dt_bias=self.dt_bias[0], dt_softplus=True
-        )
+        y, ssm = ssd_step(state.ssm, *self.select(0, u, dt), None, self.dt_bias[0], True)
         return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
 
 

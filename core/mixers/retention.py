@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from core.errors import UsageError
 from core.mixers.base import BlockContext, check_choice, check_heads, register_mixer
 from core.mixers.scanned import Scanned, inner_width, is_empty, wide
-from core.ops import retention, retention_step
+from core.ops.retention import retention, retention_step
 from core.scan_paths import Path, ScanPath
 
 Form = Literal["auto", "parallel", "recurrent", "chunkwise"]
