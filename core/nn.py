@@ -32,6 +32,9 @@ class ChannelsLastConv(nn.Module):
     ``movedim`` is a view, and at rank 2 and 3 that view *is* channels-last memory: a depthwise
     convolution fed so is 8 (2-D) to 20 times (3-D) faster on a CPU.  At rank 1 a depthwise
     convolution runs as a 2-D one with a unit axis, which is 10 times faster and equal to 5e-7.
+
+    To train a depthwise convolution under a CPU's autocast it runs in float32: backwards bfloat16
+    takes three times as long (64 channels of two grids of 20 x 28 x 20: 65 ms against 21).
     """
 
     def __init__(
@@ -47,6 +50,14 @@ class ChannelsLastConv(nn.Module):
 
     def forward(self, x: Tensor, *, padded: bool = False) -> Tensor:
         """``padded``: x already holds the convolution's own padding."""
+        slow = self.conv.groups > 1 and x.device.type == "cpu" and torch.is_grad_enabled()
+        if slow and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.convolve(x.float(), padded).to(torch.get_autocast_dtype("cpu"))
+        return self.convolve(x, padded)
+
+    def convolve(self, x: Tensor, padded: bool) -> Tensor:
+        """The convolution, in the precision of x and its weights."""
         conv = self.conv
         if isinstance(conv, nn.Conv1d) and conv.groups > 1:
             y = F.conv2d(

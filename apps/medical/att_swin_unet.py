@@ -31,7 +31,7 @@ from apps.medical.models import make_heads
 from core import grid
 from core.backbones import zoo
 from core.backbones.pyramid import Pyramid
-from core.blocks import Block
+from core.blocks import Block, BlockConfig
 from core.decoders import ExpandingDecoder
 from core.decoders.conv import channels_last
 from core.mixers.base import attend, check_heads, join_heads, register_mixer, split_heads
@@ -211,19 +211,20 @@ def build(
         gradient_checkpointing=gradient_checkpointing,
     )
     w = window if isinstance(window, int) else tuple(window)
+    guided = [GuidedWindowConfig(heads=h, window=w, policy=policy) for h in heads]
+    blocks = [
+        replace(cast("BlockConfig", stage.block), mixer=mixer)
+        for stage, mixer in zip(config.stages, guided, strict=True)
+    ]
     stages = tuple(
-        replace(
-            stage,
-            block=replace(stage.block, mixer=GuidedWindowConfig(heads=h, window=w, policy=policy)),
-        )
-        for stage, h in zip(config.stages, heads, strict=True)
+        replace(stage, block=block) for stage, block in zip(config.stages, blocks, strict=True)
     )
     encoder = Pyramid(replace(config, stages=stages))
     decoder = ExpandingDecoder(
         rank,
         encoder.channels,
         encoder.strides,
-        [stage.block for stage in stages],
+        blocks,
         (*depths[:-1], 0),
         width=width,
     )

@@ -39,6 +39,31 @@ _TRANSFORMER: Options = {
     "drop_path": 0.0,
 }
 
+_UMAMBA: Options = {
+    "channels": (32, 64, 128, 256, 320, 320),
+    "strides": (1, 2, 2, 2, 2, 2),
+    "kernels": None,
+    "depths": None,
+    "decoder_depths": None,
+    "mixer": "mamba",
+    "residual": False,
+    **SHARED,
+}
+_UMAMBA_SMALL: Mapping[int, Options] = {
+    2: {
+        "channels": (16, 32, 64, 128, 128),
+        "strides": (1, 2, 2, 2, 2),
+        "depths": 1,
+        "decoder_depths": 1,
+    },
+    3: {
+        "channels": (8, 16, 48, 128),
+        "strides": (1, 2, 2, 2),
+        "depths": 1,
+        "decoder_depths": 1,
+    },
+}
+
 MODELS: dict[str, ModelEntry] = {
     "swin_unetr": ModelEntry(
         title="Swin UNETR",
@@ -185,6 +210,105 @@ MODELS: dict[str, ModelEntry] = {
                     "skip_heads": 4,
                     "width": 16,
                 },
+            }
+        },
+    ),
+    "umamba_bot": ModelEntry(
+        title="U-Mamba Bot",
+        summary="Residual U-Net with a Mamba layer at its bottleneck.",
+        paper="Ma et al. 2024, arXiv:2401.04722",
+        ranks=(2, 3),
+        defaults=_UMAMBA,
+        presets={"small": _UMAMBA_SMALL},
+    ),
+    "umamba_enc": ModelEntry(
+        title="U-Mamba Enc",
+        summary="Residual U-Net with a Mamba layer after each stage of its encoder.",
+        paper="Ma et al. 2024, arXiv:2401.04722",
+        ranks=(2, 3),
+        defaults=_UMAMBA,
+        presets={"small": _UMAMBA_SMALL},
+    ),
+    "vm_unet": ModelEntry(
+        title="VM-UNet",
+        summary="VMamba blocks, scanned along each axis both ways; patch expanding, added skips.",
+        paper="Ruan and Xiang 2024, arXiv:2402.02491",
+        ranks=(2, 3),
+        defaults={
+            "feature_size": 96,
+            "patch": 4,
+            "depths": (2, 2, 2, 2),
+            "decoder_depths": (1, 2, 2, 2),
+            "strides": None,
+            "mixer": "mamba",
+            "width": None,
+            "drop_path": 0.0,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {
+                    "feature_size": 48,
+                    "patch": 2,
+                    "depths": (2, 2, 2),
+                    "decoder_depths": (1, 2, 1),
+                    "width": 16,
+                },
+                3: {
+                    "feature_size": 24,
+                    "patch": 2,
+                    "depths": (1, 2, 2),
+                    "decoder_depths": (0, 1, 1),
+                    "width": 16,
+                },
+            }
+        },
+    ),
+    "segmamba": ModelEntry(
+        title="SegMamba-style",
+        summary="Gated convolutions and scans forward, backward and across slices; UNETR's decoder.",
+        paper="Xing et al. 2024, arXiv:2401.13560",
+        ranks=(2, 3),
+        defaults={
+            "feature_size": 48,
+            "patch": 2,
+            "depths": (2, 2, 2, 2),
+            "strides": None,
+            "hidden": None,
+            "mixer": "mamba",
+            "path": "slices",
+            "width": None,
+            "last": True,
+            "drop_path": 0.0,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {"feature_size": 16, "depths": (1, 1, 1, 1), "last": False},
+                3: {"feature_size": 16, "depths": (1, 1, 1), "width": 8, "last": False},
+            }
+        },
+    ),
+    "swin_umamba": ModelEntry(
+        title="Swin-UMamba",
+        summary="VMamba encoder on a convolutional stem; UNETR's residual decoder.",
+        paper="Liu et al. 2024, arXiv:2402.03302",
+        ranks=(2, 3),
+        defaults={
+            "feature_size": 48,
+            "patch": 2,
+            "depths": (0, 2, 2, 9, 2),
+            "strides": None,
+            "mixer": "mamba",
+            "width": None,
+            "last": True,
+            "drop_path": 0.0,
+            **SHARED,
+        },
+        presets={
+            "small": {
+                2: {"feature_size": 16, "depths": (0, 1, 2, 2), "last": False},
+                3: {"feature_size": 16, "depths": (0, 2, 2), "width": 8, "last": False},
             }
         },
     ),

@@ -21,7 +21,7 @@ from core import grid
 from core.backbones import zoo
 from core.backbones.pyramid import Pyramid, PyramidConfig
 from core.blocks import BlockConfig
-from core.decoders import ExpandingDecoder, ResidualConvConfig, ResidualDecoder
+from core.decoders import ExpandingDecoder, JoinDecoder, ResidualConvConfig, ResidualDecoder
 from core.decoders.conv import PointConv, channels_last
 from core.errors import UsageError
 from core.nn import recomputed
@@ -57,7 +57,7 @@ def build(
 
 
 def make_heads(
-    decoder: ResidualDecoder | ExpandingDecoder,
+    decoder: JoinDecoder | ExpandingDecoder,
     out_channels: int,
     deep_supervision: int,
     *,
@@ -83,7 +83,7 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         encoder: Pyramid,
-        decoder: ResidualDecoder | ExpandingDecoder,
+        decoder: JoinDecoder | ExpandingDecoder,
         out_channels: int,
         *,
         bias: bool = True,
@@ -178,7 +178,7 @@ def _swin_unetr(
 
 
 def _mirror(config: PyramidConfig) -> list[BlockConfig]:
-    return [stage.block for stage in config.stages]
+    return [cast("BlockConfig", stage.block) for stage in config.stages]
 
 
 def _swin_unet(
@@ -307,6 +307,15 @@ def _att_swin_unet(rank: int, in_channels: int, out_channels: int, **options: An
     return att_swin_unet.build(rank, in_channels, out_channels, **options)
 
 
+def _mamba(
+    network: str, rank: int, in_channels: int, out_channels: int, **options: Any
+) -> nn.Module:
+    from apps.medical import mamba_unets
+
+    build: Callable[..., nn.Module] = getattr(mamba_unets, network)
+    return build(rank, in_channels, out_channels, **options)
+
+
 class AnySize(nn.Module):
     """A MONAI network that wants multiples of its strides, at any size.
 
@@ -369,7 +378,7 @@ def _dynunet(
         raise UsageError(
             f"dynunet: {len(channels)} channels but {len(steps)} strides; one a level."
         )
-    sizes = _kernels(steps) if kernels is None else [grid.per_axis(k, rank) for k in kernels]
+    sizes = default_kernels(steps) if kernels is None else [grid.per_axis(k, rank) for k in kernels]
     network = DynUNet(
         spatial_dims=rank,
         in_channels=in_channels,
@@ -386,7 +395,7 @@ def _dynunet(
     return AnySize(network, steps, rank, gradient_checkpointing)
 
 
-def _kernels(steps: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def default_kernels(steps: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """3, or 1 on the axes that lag behind: a level where another axis is reduced and this is not."""
     sizes = []
     for i, step in enumerate(steps):
@@ -433,6 +442,11 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "swin_unet": _swin_unet,
     "cswin_unet": _cswin_unet,
     "att_swin_unet": _att_swin_unet,
+    "umamba_bot": functools.partial(_mamba, "umamba", everywhere=False),
+    "umamba_enc": functools.partial(_mamba, "umamba", everywhere=True),
+    "vm_unet": functools.partial(_mamba, "vm_unet"),
+    "segmamba": functools.partial(_mamba, "segmamba"),
+    "swin_umamba": functools.partial(_mamba, "swin_umamba"),
     "dynunet": _dynunet,
     "unet": _unet,
 }

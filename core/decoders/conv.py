@@ -9,11 +9,14 @@ convolution with one input channel takes 1.2 instead of 8.8 ms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core import grid
 from core.blocks import BlockContext
 from core.nn import CONV
 
@@ -97,19 +100,34 @@ class PointConv(nn.Linear):
 class ResidualConv(nn.Module):
     """act(norm(conv(act(norm(conv(x))))) + shortcut(x)), with 3-wide convolutions and leaky ReLUs.
 
-    (B, C, *S) -> (B, C', *S).  The shortcut is a 1-wide convolution and norm where C' is not C.
+    (B, C, *S) -> (B, C', *ceil(S / stride)).  The shortcut is a 1-wide convolution and norm where
+    C' is not C or the stride not 1.  ``kernel`` is odd.
     """
 
-    def __init__(self, dim_in: int, dim: int, rank: int, *, affine: bool = True) -> None:
+    def __init__(
+        self,
+        dim_in: int,
+        dim: int,
+        rank: int,
+        *,
+        affine: bool = True,
+        kernel: grid.PerAxis = 3,
+        stride: grid.PerAxis = 1,
+    ) -> None:
         super().__init__()
-        conv = CONV[rank - 1]
-        self.conv1 = conv(dim_in, dim, 3, padding=1, bias=False)
+        conv: Any = CONV[rank - 1]
+        k, self.stride = (
+            grid.per_axis(kernel, rank, "kernel"),
+            grid.per_axis(stride, rank, "stride"),
+        )
+        half = tuple(v // 2 for v in k)
+        self.conv1 = conv(dim_in, dim, k, stride=self.stride, padding=half, bias=False)
         self.norm1 = InstanceNorm(dim, affine=affine)
-        self.conv2 = conv(dim, dim, 3, padding=1, bias=False)
+        self.conv2 = conv(dim, dim, k, padding=half, bias=False)
         self.norm2 = InstanceNorm(dim, affine=affine)
         self.act = nn.LeakyReLU(0.01, inplace=True)
         self.shortcut: nn.Module = nn.Identity()
-        if dim_in != dim:
+        if dim_in != dim or max(self.stride) > 1:
             self.shortcut = nn.Sequential(
                 PointConv(dim_in, dim, bias=False), InstanceNorm(dim, affine=affine)
             )
@@ -118,6 +136,9 @@ class ResidualConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
+        if max(self.stride) > 1:  # what a strided 1-wide convolution reads
+            read: Any = (..., *(slice(None, None, s) for s in self.stride))
+            x = x[read]
         return self.act(y + self.shortcut(x))
 
 
@@ -126,17 +147,31 @@ class ResidualConvConfig:
     """A :class:`ResidualConv` as a block of a pyramid's stage (Swin UNETR V2's leading block)."""
 
     affine: bool = True
+    kernel: int | tuple[int, ...] = 3
 
     def build(self, context: BlockContext, drop_path: float = 0.0) -> nn.Module:
         """The block at ``context``.  It has no branch to drop."""
-        return _GridResidualConv(context.dim, context.dim, context.rank, affine=self.affine)
+        return _GridResidualConv(
+            context.dim, context.dim, context.rank, affine=self.affine, kernel=self.kernel
+        )
 
 
 class _GridResidualConv(ResidualConv):
-    """(B, *S, C) -> (B, *S, C)."""
+    """(B, *S, C) -> (B, *ceil(S / stride), C'); ``sizes`` are the result's, which it has anyway."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
         return super().forward(x.movedim(-1, 1)).movedim(1, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualDownConfig:
+    """Down-sampling by a strided :class:`ResidualConv`, nnU-Net's residual encoder's."""
+
+    stride: int | tuple[int, ...] = 2
+    kernel: int | tuple[int, ...] = 3
+
+    def build(self, dim_in: int, dim_out: int, rank: int) -> nn.Module:
+        return _GridResidualConv(dim_in, dim_out, rank, kernel=self.kernel, stride=self.stride)
 
 
 def he_init(module: nn.Module, slope: float = 0.01) -> None:

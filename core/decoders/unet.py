@@ -7,16 +7,17 @@ image and one on the grid of every map but the coarsest.  ``channels`` are their
 Since every level is rounded up, an up-sampled map may be larger than the one it joins; it is
 cropped at its end.
 
+JoinDecoder: any of them whose levels are given as modules.
 ResidualDecoder: Hatamizadeh et al., "Swin UNETR", 2022 (section 3.2), and "UNETR", WACV 2022.
 ExpandingDecoder: Cao et al., "Swin-Unet", 2021 (section 3.4), and, with CARAFE, Liu et al.,
-"CSWin-UNet", 2024.
+"CSWin-UNet", 2024; with additive skips Ruan and Xiang, "VM-UNet", 2024.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from core import grid
 from core.blocks import BlockConfig, BlockContext, init_weights
-from core.decoders.conv import ResidualConv, channels_last, he_init
+from core.decoders.conv import PointConv, ResidualConv, channels_last, he_init
 from core.decoders.expand import ExpandKind, make_expand
 from core.errors import UsageError
 from core.nn import CONV_TRANSPOSE, recomputed
@@ -52,34 +53,97 @@ def _crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 class UpJoin(nn.Module):
-    """Transposed convolution of x, crop to the level, concatenate the level, residual convolution.
+    """Up-sample x, crop it to the level, concatenate the level, convolve.
 
-    The level passes ``skip`` first, inside here and not before, so that its result is not held while
-    the residual convolution runs: at the image's grid that is a tenth of the peak memory.
+    ``conv`` takes the channels of ``up`` and ``skip`` together.  The level passes ``skip`` first,
+    inside here and not before, so that its result is not held while the convolution runs: at the
+    image's grid that is a tenth of the peak memory.
     """
 
-    def __init__(
-        self,
+    def __init__(self, up: nn.Module, skip: nn.Module, conv: nn.Module) -> None:
+        super().__init__()
+        self.up, self.skip, self.conv = up, skip, conv
+
+    @classmethod
+    def transposed(
+        cls,
         dim: int,
         dim_out: int,
         factor: tuple[int, ...],
         rank: int,
         *,
         skip: nn.Module,
-        affine: bool,
-    ) -> None:
-        super().__init__()
-        up = CONV_TRANSPOSE[rank - 1]
-        self.up = up(dim, dim_out, factor, stride=factor, bias=False)  # type: ignore[arg-type]
-        he_init(self.up)
-        self.skip = skip
-        self.conv = ResidualConv(2 * dim_out, dim_out, rank, affine=affine)
+        affine: bool = True,
+    ) -> UpJoin:
+        """A transposed convolution, and a residual convolution of both halves: UNETR's."""
+        up = CONV_TRANSPOSE[rank - 1](dim, dim_out, factor, stride=factor, bias=False)  # type: ignore[arg-type]
+        he_init(up)
+        return cls(up, skip, ResidualConv(2 * dim_out, dim_out, rank, affine=affine))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         return self.conv(torch.cat((_crop(self.up(x), level.shape[2:]), self.skip(level)), 1))
 
 
-class ResidualDecoder(nn.Module):
+class NearestUp(nn.Module):
+    """(B, C, *S) -> (B, C', *(S * factor)): a 1-wide convolution, then every position repeated.
+
+    The two commute, and in this order the convolution runs on prod(factor) times fewer positions.
+    """
+
+    def __init__(self, dim: int, dim_out: int, factor: tuple[int, ...]) -> None:
+        super().__init__()
+        self.factor = factor
+        self.conv = PointConv(dim, dim_out)
+        he_init(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        sizes = [s * f for s, f in zip(x.shape[2:], self.factor, strict=True)]
+        return F.interpolate(x, sizes, mode="nearest")
+
+
+class JoinDecoder(nn.Module):
+    """A decoder from its modules: ``bottom`` for the coarsest map, one join for each finer level.
+
+    ``joins``, finest first, map (x, level) to the level's new map; ``last`` changes the finest.
+    ``channels`` are the widths of what they return.  With one join for each map the image is the
+    finest level, with one less it is left out.
+    """
+
+    def __init__(
+        self,
+        bottom: nn.Module,
+        joins: Sequence[nn.Module],
+        channels: Sequence[int],
+        *,
+        last: nn.Module | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.bottom = bottom
+        self.ups = nn.ModuleList(joins)
+        self.last = last or nn.Identity()
+        self.channels = list(channels)
+        self.gradient_checkpointing = gradient_checkpointing
+
+    def forward(self, image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+        recompute = self.gradient_checkpointing and self.training
+        levels = [image, *maps] if len(self.ups) == len(maps) else [*maps]
+        out: list[Tensor] = []
+        x = recomputed(recompute, self.bottom, self.prepare(levels, len(levels) - 1))
+        for i in reversed(range(len(self.ups))):
+            x = recomputed(recompute, self.ups[i], x, self.prepare(levels, i))
+            if i == 0:
+                x = recomputed(recompute, self.last, x)
+            out.insert(0, x)
+        return out
+
+    def prepare(self, levels: list[Tensor], i: int) -> Tensor:
+        """Level i as the convolutions want it."""
+        return channels_last(levels[i])
+
+
+class ResidualDecoder(JoinDecoder):
     """Residual convolutions on the skips and after every join.
 
     As in the authors' code every map passes a residual convolution first, but the one before the
@@ -100,20 +164,17 @@ class ResidualDecoder(nn.Module):
         affine: bool = True,
         gradient_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
         if len(channels) < 2:
             raise UsageError(
                 f"decoder of {len(channels)} levels: a pyramid of at least 2 is needed."
             )
-        self.rank, self.norm_maps = rank, norm_maps
-        self.gradient_checkpointing = gradient_checkpointing
         steps = factors(strides, rank)
         top = [in_channels]
         if max(steps[0]) == 1:  # the finest map lies on the image's grid: no level of its own
             steps, top = steps[1:], []
-        self.channels = [width or channels[0], *channels[:-1]] if top else [*channels[:-1]]
+        widths = [width or channels[0], *channels[:-1]] if top else [*channels[:-1]]
         dims_in = [*top, *channels]
-        dims = [*self.channels, channels[-1]]
+        dims = [*widths, channels[-1]]
         bare = len(dims) - 2 if len(dims) > 2 else -1
         skips = [
             nn.Identity()
@@ -121,37 +182,28 @@ class ResidualDecoder(nn.Module):
             else ResidualConv(dims_in[i], dims[i], rank, affine=affine)
             for i in range(len(dims))
         ]
-        self.bottom = skips.pop()
-        self.ups = nn.ModuleList(
-            UpJoin(dims[i + 1], dims[i], steps[i], rank, skip=skip, affine=affine)
+        bottom = skips.pop()
+        joins = [
+            UpJoin.transposed(dims[i + 1], dims[i], steps[i], rank, skip=skip, affine=affine)
             for i, skip in enumerate(skips)
-        )
-        self.uses_image = bool(top)
-
-    def forward(self, image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-        recompute = self.gradient_checkpointing and self.training
-        levels = [image, *maps] if self.uses_image else [*maps]
-        out: list[Tensor] = []
-        x = recomputed(recompute, self.bottom, self.prepare(levels, len(levels) - 1))
-        for i in reversed(range(len(self.ups))):
-            x = recomputed(recompute, self.ups[i], x, self.prepare(levels, i))
-            out.insert(0, x)
-        return out
+        ]
+        super().__init__(bottom, joins, widths, gradient_checkpointing=gradient_checkpointing)
+        self.norm_maps, self.uses_image = norm_maps, bool(top)
 
     def prepare(self, levels: list[Tensor], i: int) -> Tensor:
-        """Level i as the convolutions want it."""
-        level = channels_last(levels[i])
+        level = super().prepare(levels, i)
         if not self.norm_maps or (self.uses_image and i == 0):
             return level
         return F.layer_norm(level.movedim(1, -1), (level.shape[1],)).movedim(-1, 1)
 
 
 class ExpandingDecoder(nn.Module):
-    """Expand, concatenate the skip, project, mixer blocks; channels-last inside.
+    """Expand, join the skip, mixer blocks; channels-last inside.
 
     ``blocks[i]`` and ``depths[i]`` describe the blocks at the pyramid's level i, the coarsest
     included (depth 0 leaves them out).  After the finest level a last expansion to the image's grid
-    gives ``width`` channels.
+    gives ``width`` channels.  ``skips="concatenate"`` joins by concatenation and a linear map,
+    ``"add"`` by addition.
     """
 
     def __init__(
@@ -163,6 +215,7 @@ class ExpandingDecoder(nn.Module):
         depths: Sequence[int],
         *,
         expand: ExpandKind = "linear",
+        skips: Literal["concatenate", "add"] = "concatenate",
         width: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -182,7 +235,8 @@ class ExpandingDecoder(nn.Module):
             make_expand(expand, channels[i + 1], channels[i], steps[i + 1], rank)
             for i in range(n - 1)
         )
-        self.joins = nn.ModuleList(nn.Linear(2 * c, c) for c in channels[:-1])
+        concatenated = channels[:-1] if skips == "concatenate" else []
+        self.joins = nn.ModuleList(nn.Linear(2 * c, c) for c in concatenated)
         self.levels = nn.ModuleList(
             nn.ModuleList(
                 blocks[i].build(
@@ -212,7 +266,7 @@ class ExpandingDecoder(nn.Module):
 
     def join(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
         """The up-sampled map and the encoder's at level i: (B, *S, C_i) each -> (B, *S, C_i)."""
-        return self.joins[i](torch.cat((x, skip), -1))
+        return self.joins[i](torch.cat((x, skip), -1)) if len(self.joins) else x + skip
 
     def run(self, i: int, x: Tensor) -> Tensor:
         """The blocks of level i."""

@@ -24,6 +24,11 @@ TINY: dict[str, dict[str, Any]] = {
     "swin_unet": {"feature_size": 8, "width": 8},
     "cswin_unet": {"feature_size": 12, "width": 8},
     "att_swin_unet": {"feature_size": 8, "width": 8},
+    "umamba_bot": {"channels": (4, 8, 12, 16), "strides": (1, 2, 2, 2)},
+    "umamba_enc": {"channels": (4, 8, 12, 16), "strides": (1, 2, 2, 2)},
+    "vm_unet": {"feature_size": 8, "width": 8},
+    "segmamba": {"feature_size": 4},
+    "swin_umamba": {"feature_size": 4, "depths": (0, 1, 2)},
     "dynunet": {"channels": (4, 8, 12, 16), "strides": (1, 2, 2, 2)},
     "unet": {"channels": (4, 8, 12, 16), "strides": (2, 2, 2)},
 }
@@ -118,6 +123,15 @@ PUBLISHED = [  # millions of parameters, in the papers' configurations
     ("swin_unetr", 3, {"affine": False, "feature_size": 48}, 1, 14, 62.19),
     ("swin_unet", 2, {}, 3, 9, 27.17),
     ("cswin_unet", 2, {}, 3, 9, 23.57),
+    ("vm_unet", 2, {}, 3, 1, 27.43),
+    (
+        "vm_unet",
+        2,
+        {"depths": (2, 2, 9, 2), "decoder_depths": (2, 2, 9, 2)},
+        3,
+        1,
+        44.27,
+    ),
 ]
 
 
@@ -144,6 +158,10 @@ def test_small_preset_is_small(name: str, rank: int) -> None:
         ("cswin_unet", {"patch": (1, 2, 2), "strides": ((1, 2, 2), 2)}),
         ("cswin_unet", {"patch": (1, 2, 2), "decoder": "carafe"}),
         ("att_swin_unet", {"patch": (1, 2, 2)}),
+        ("umamba_enc", {"strides": (1, (1, 2, 2), 2, 2)}),
+        ("vm_unet", {"patch": (1, 2, 2), "strides": ((1, 2, 2), 2)}),
+        ("segmamba", {"patch": (1, 2, 2), "strides": ((1, 2, 2), 2)}),
+        ("swin_umamba", {"patch": (1, 2, 2), "strides": ((1, 2, 2), 2)}),
         ("dynunet", {"strides": (1, (1, 2, 2), 2, 2)}),
         ("unet", {"strides": ((1, 2, 2), 2, 2)}),
     ],

@@ -69,9 +69,10 @@ def test_info(command) -> None:
     code, report, errors = command("info")
     assert (code, errors) == (0, "")
     assert set(report["verbs"]) >= VERBS
-    assert {"swin_unetr", "swin_unet", "cswin_unet", "att_swin_unet", "dynunet", "unet"} == set(
-        report["models"]
-    )
+    assert {
+        "swin_unetr", "swin_unet", "cswin_unet", "att_swin_unet", "umamba_bot", "umamba_enc",
+        "vm_unet", "segmamba", "swin_umamba", "dynunet", "unet",
+    } == set(report["models"])  # fmt: skip
     assert ".nii.gz" in report["inputs"]["volumes"]
     assert report["exit_codes"].keys() >= {"0", "2", "3", "4"}
     assert "Not a medical device" in report["disclaimer"]
