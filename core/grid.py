@@ -1,4 +1,4 @@
-"""Grids: the only place that knows the axis order of ``(B, *S, C)``.
+"""Grids: the only place that knows the axis order of ``(B, *S, C)``, with ``core/scan_paths.py``.
 
 Letters: B batch, S grid sizes, R = len(S) rank (1 to 3), C channels, w window sizes,
 n = number of windows, L = prod(w) tokens of a window.

@@ -94,6 +94,11 @@ class Retention(Scanned):
                 "channels: positions turn pairs of channels along one axis; use rank 1 and an even "
                 "number, or rotary=False."
             )
+        if config.slowest is not None and not 0 < config.slowest < 1:
+            raise UsageError(
+                f"retention with slowest {config.slowest}: a head keeps 1 - slowest of its past at "
+                "each position; give a number between 0 and 1, e.g. 1 / 512."
+            )
         self.splits = [C, C, E] + [E] * config.gate
         self.qkv = nn.Linear(C, sum(self.splits), bias=config.bias)
         self.proj = nn.Linear(E, C, bias=config.bias)
@@ -136,8 +141,8 @@ class Retention(Scanned):
         """d of each head, (h,).  No buffer: in bfloat16, all but the first few would be 1."""
         slowest = self.config.slowest
         last = -4.0 - self.heads if slowest is None else math.log2(slowest)
-        power = torch.linspace(-5.0, last, self.heads, device=like.device, dtype=torch.float64)
-        return (1 - 2.0**power).to(wide(like).dtype)
+        dtype = wide(like).dtype
+        return 1 - 2.0 ** torch.linspace(-5.0, last, self.heads, device=like.device, dtype=dtype)
 
     def place_of_extra(self, length: int) -> int:
         return length
@@ -170,8 +175,8 @@ def angles(at: Tensor, dim: int) -> Tensor:
 
     In float64: at position a million float32 knows an angle to 0.06 only.
     """
-    turns = 1e4 ** -torch.linspace(0, 1, dim // 2, dtype=torch.float64, device=at.device)
-    return at.double() * turns
+    dtype = torch.float32 if at.device.type == "mps" else torch.float64  # which MPS lacks
+    return at.to(dtype) * 1e4 ** -torch.linspace(0, 1, dim // 2, dtype=dtype, device=at.device)
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:

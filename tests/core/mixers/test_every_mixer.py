@@ -43,7 +43,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "retention": [
         {"heads": 2},
         {"heads": 1, "causal": False, "expand": 2.0},
-        {"heads": 2, "path": "bidirectional", "gate": False, "bias": True},
+        {"heads": 2, "path": "bidirectional", "gate": False, "norm": False, "slowest": 0.1},
         {"heads": 4, "path": "cross", "form": "chunkwise"},
         {"heads": 2, "path": "atrous", "causal": False},
     ],

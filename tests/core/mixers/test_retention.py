@@ -20,7 +20,8 @@ def make(rank: int = 1, dim: int = 8, **options: Any) -> Any:
 
 def by_hand(mixer: Any, x: Tensor, causal: bool) -> Tensor:
     """Equations 4 to 8 of RetNet with complex numbers for the rotation: (B, L, C) -> (B, L, C)."""
-    h, rotary = mixer.heads, mixer.config.rotary
+    h, rotary, slowest = mixer.heads, mixer.config.rotary, mixer.config.slowest
+    assert slowest in (None, 1 / 512)
     q, k, v, *g = mixer.qkv(x).split(mixer.splits, -1)
     q, k, v = (t.unflatten(-1, (h, -1)).transpose(1, 2) for t in (q, k, v))  # (B, h, L, c)
     n = torch.arange(x.shape[1])
@@ -34,10 +35,13 @@ def by_hand(mixer: Any, x: Tensor, causal: bool) -> Tensor:
         scores = q @ k.transpose(-1, -2)
     scores = scores * mixer.key_dim**-0.5
     for head in range(h):
-        decay = (1 - 2.0 ** (-5 - head)) ** (n[:, None] - n).abs().double()
+        keep = 1 - 2.0 ** (-5 - head) if slowest is None else 1 - 2.0 ** -(5 + 4 * head / (h - 1))
+        decay = keep ** (n[:, None] - n).abs().double()
         scores[:, head] *= decay.tril() if causal else decay
     y = (scores @ v).transpose(1, 2)
-    y = (y / (y.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()).flatten(2)
+    if mixer.config.norm:
+        y = y / (y.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    y = y.flatten(2)
     return mixer.proj(y * F.silu(g[0]) if g else y)
 
 
@@ -48,7 +52,7 @@ def by_hand(mixer: Any, x: Tensor, causal: bool) -> Tensor:
         {"heads": 2, "causal": False, "expand": 2.0},
         {"heads": 2, "rotary": True},
         {"heads": 1, "rotary": True, "causal": False},
-        {"heads": 4, "gate": False, "bias": True},
+        {"heads": 4, "gate": False, "norm": False, "slowest": 1 / 512, "bias": True},
     ],
 )
 @pytest.mark.parametrize("form", ["auto", "parallel", "recurrent", "chunkwise"])
@@ -111,6 +115,7 @@ def test_half_precision_parameters_keep_the_decay() -> None:
         (2, {"heads": 2, "rotary": True}, "use rank 1"),
         (1, {"heads": 8, "rotary": True}, "even number"),
         (1, {"heads": 2, "form": "chunk"}, "Did you mean 'chunkwise'"),
+        (1, {"heads": 2, "slowest": 1.0}, "between 0 and 1"),
     ],
 )
 def test_mistakes_are_explained(rank: int, options: dict[str, Any], message: str) -> None:
