@@ -46,6 +46,7 @@ from core.mixers.attention import AttentionConfig
 from core.mixers.mamba import MambaConfig
 from core.mixers.mamba2 import Mamba2Config
 from core.mixers.retention import RetentionConfig
+from core.nn import GridNorm
 
 State = tuple[Any, ...]
 """What a trunk carries from one position to the next: each block's own, None where it has none."""
@@ -99,15 +100,19 @@ class SequenceTrunk(Pyramid):
 
         Raises UsageError, naming the mixer, where the trunk cannot be read step by step.
         """
+        stage = self.trunk
         if self.rank != 1:
             raise UsageError(
                 f"trunk of rank {self.rank}: only a sequence is streamed; create it with rank=1."
             )
-        return tuple(
-            _initial_state(i, block, config, batch, device, dtype)
-            for i, (block, config) in enumerate(
-                zip(self.trunk.blocks, self.config.stages[0].blocks, strict=True)
+        around = [m for m in (stage.position, stage.extra, stage.lead) if m is not None]
+        if around or isinstance(stage.norm, GridNorm):
+            raise UsageError(
+                "trunk whose stage has a position embedding, extra tokens, a leading block or a "
+                "norm over the grid: cannot be streamed; leave them out."
             )
+        return tuple(
+            _initial_state(i, block, batch, device, dtype) for i, block in enumerate(stage.blocks)
         )
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -138,16 +143,16 @@ class SequenceTrunk(Pyramid):
 def _initial_state(
     index: int,
     block: nn.Module,
-    config: BlockConfig,
     batch: int,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Any:
-    if not isinstance(block, Block) or config.ffn_depthwise or config.norm == "grid":
+    around = [m for m in block.modules() if isinstance(m, GridNorm)]
+    if not isinstance(block, Block) or around or (block.ffn and block.ffn.depthwise):
         raise UsageError(
-            f"block {index}: form {config.form!r}, norm {config.norm!r}, ffn_depthwise "
-            f"{config.ffn_depthwise} looks around a position and cannot be streamed; use "
-            "form='residual', norm='rms' and a plain feed-forward."
+            f"block {index}: a block of another form, a norm over the grid or a depthwise "
+            "feed-forward cannot be streamed; use form='residual', norm='rms' and "
+            "ffn_depthwise=False."
         )
     mixer: Any = block.mixer
     if mixer is None:

@@ -6,7 +6,8 @@ rank 1 and 3 the same tables apply to other grids and no published weights exist
 
 Overrides that all families share: ``patch`` (stride of the first stage, an int or one per axis),
 ``dims``, ``depths``, ``drop_path``, ``gradient_checkpointing`` and ``mixer``, which puts any other
-registered mixer (a name or a config) in place of the family's own in every stage.
+registered mixer (a name or a config) in place of the family's own in every stage.  Sequence trunks
+have one stage, so ``dim`` and ``depth``; a hybrid's ``pattern`` is its depth and mixers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core import grid
+from core.backbones import sequence  # noqa: F401  (importing it files its trunks)
 from core.backbones.family import (
     ZOO,
     Mixer,

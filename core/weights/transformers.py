@@ -1,9 +1,10 @@
-"""Published checkpoints as transformers saves them, for our 2-D pyramids.
+"""Published checkpoints as transformers saves them, for our 2-D pyramids and sequence trunks.
 
 ``load_pretrained(core.create("swin_t", policy="swin"), "model.safetensors")`` fills a backbone from
 a state dict or a safetensors file of a Swin, ConvNeXt, PVTv2, PoolFormer or CvT model, with or
 without its classifier; the checkpoint's own keys say which family it is of.  Both spellings of
 Swin are read: ``attention.self.query`` as published up to release 4, ``attention.q_proj`` since 5.
+Mamba's language models fill a trunk but for its stem: see ``transformers_sequence.py``.
 
 A pyramid ends before the norm that a classifier puts on its last map, so that norm is ignored, like
 the classifier.  Only PVTv2's stages end with norms of their own, which are part of the pyramid.
@@ -24,14 +25,16 @@ import torch
 from torch import Tensor
 
 from core.backbones.pyramid import Pyramid
+from core.backbones.sequence import SequenceTrunk
 from core.errors import DataError
 from core.weights.folder import load_state, read_tensors
+from core.weights.transformers_sequence import map_mamba
 
 Tensors = Mapping[str, Tensor]
 
 
 def load_pretrained(pyramid: Pyramid, checkpoint: Path | str | Mapping[str, Any]) -> None:
-    """Copy the backbone of ``checkpoint`` into ``pyramid``.
+    """Copy the backbone of ``checkpoint`` into ``pyramid``; a sequence trunk's stem stays as it is.
 
     Raises DataError when it is no safetensors file, of no known family, or of other sizes than the
     pyramid's; nothing is changed then.
@@ -40,7 +43,11 @@ def load_pretrained(pyramid: Pyramid, checkpoint: Path | str | Mapping[str, Any]
         tensors, source = checkpoint, "state dict"
     else:
         tensors, source = read_tensors(Path(checkpoint)), str(checkpoint)
-    load_state(pyramid, map_state(tensors, source), source)
+    mapped = map_state(tensors, source)
+    if isinstance(pyramid, SequenceTrunk):  # a language model has a table of tokens instead
+        stem = {k: v for k, v in pyramid.state_dict().items() if k.startswith("stages.0.down.")}
+        mapped = {**stem, **mapped}
+    load_state(pyramid, mapped, source)
 
 
 def map_state(tensors: Tensors, source: str = "state dict") -> dict[str, Tensor]:
@@ -48,8 +55,9 @@ def map_state(tensors: Tensors, source: str = "state dict") -> dict[str, Tensor]
     family, plain = _family(tensors)
     if family is None:
         raise DataError(
-            f"{source}: no Swin, ConvNeXt, PVTv2, PoolFormer or CvT weights as transformers names "
-            "them; convert the checkpoint, or use the loader of the project it comes from"
+            f"{source}: no Swin, ConvNeXt, PVTv2, PoolFormer, CvT, Mamba or Mamba-2 weights as "
+            "transformers names them; convert the checkpoint, or use the loader of the project it "
+            "comes from"
         )
     return FAMILIES[family](plain)
 
@@ -228,6 +236,7 @@ FAMILIES: dict[str, Callable[[Tensors], dict[str, Tensor]]] = {
     "pvt_v2": map_pvtv2,
     "poolformer": map_poolformer,
     "cvt": map_cvt,
+    "mamba": map_mamba,
 }
 """By the prefix that transformers gives a family's weights inside a classifier."""
 
@@ -238,7 +247,10 @@ _SIGNS = {
     "pvt_v2": r"encoder\.layers\.0\.patch_embedding\.proj\.weight",
     "poolformer": r"encoder\.patch_embeddings\.0\.projection\.weight",
     "cvt": r"encoder\.stages\.0\.embedding\.convolution_embeddings\.projection\.weight",
+    "mamba": r"layers\.0\.mixer\.(in_proj|up_proj|q_proj)\.weight",
 }
+# Language models have one prefix for all families.
+_LANGUAGE = ("backbone.", "model.")
 
 # Classifiers, decoders of masked-image pre-training, and the norms before them.
 _NOT_OURS = (
@@ -255,7 +267,7 @@ _NOT_OURS = (
 def _family(tensors: Tensors) -> tuple[str | None, dict[str, Tensor]]:
     """The family of a checkpoint and its backbone's weights without their prefix."""
     for family, sign in _SIGNS.items():
-        for prefix in ("", f"{family}."):
+        for prefix in ("", f"{family}.", *_LANGUAGE):
             if any(re.fullmatch(re.escape(prefix) + sign, key) for key in tensors):
                 plain = {
                     key.removeprefix(prefix): value

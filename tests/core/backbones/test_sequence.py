@@ -186,6 +186,11 @@ def test_what_cannot_be_streamed_says_why() -> None:
     ]:
         block = BlockConfig(**{"mixer": MambaConfig(), "ffn_ratio": 2.0, **options})
         trunk = single(block).build()
+        assert "block 0" in one_line(lambda t=trunk: t.initial_state(1))
+    plain = single(BlockConfig(mixer=MambaConfig(), ffn_ratio=None))
+    for option in [{"end_norm": "grid"}, {"position": (4,)}, {"extra_tokens": 1}]:
+        stage = dataclasses.replace(plain.stages[0], **option)
+        trunk = dataclasses.replace(plain, stages=(stage,)).build()
         assert "cannot be streamed" in one_line(lambda t=trunk: t.initial_state(1))
 
 
@@ -240,7 +245,7 @@ def test_gradient_checkpointing_changes_no_gradient(kind: str) -> None:
 
 @every_trunk
 def test_export_with_dynamic_batch_and_length(kind: str) -> None:
-    trunk = make(kind)
+    trunk = make(kind, **({"pattern": "M*-"} if kind == "hybrid" else {"depth": 1}))
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.export.export(
         trunk, (torch.randn(2, 3, 80),), dynamic_shapes={"x": {0: dynamic, 2: dynamic}}
@@ -309,6 +314,15 @@ def test_sizes_of_published_language_models(name: str) -> None:
         dim = core.create(name, rank=1, in_channels=1).channels[0]
     tokens = 50288 if name.startswith("mamba2") else 50280
     assert f"{(parameters(name) + tokens * dim) / 1e6:.0f}" == NAMED[name]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("name", [*NAMED, "mamba2_hybrid_8b", "retnet_2.7b"])
+def test_every_entry_at_every_rank(name: str, rank: int) -> None:
+    with torch.device("meta"):
+        trunk = core.create(name, rank=rank, in_channels=2)
+    assert isinstance(trunk, SequenceTrunk)
+    assert (len(trunk.channels), trunk.strides) == (1, [1])
 
 
 def test_the_hybrids_size() -> None:

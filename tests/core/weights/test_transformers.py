@@ -291,7 +291,7 @@ def test_another_size_is_one_line_and_changes_nothing() -> None:
 
 
 def test_another_family_names_the_known_ones() -> None:
-    with pytest.raises(DataError, match="no Swin, ConvNeXt, PVTv2, PoolFormer or CvT"):
+    with pytest.raises(DataError, match="no Swin, ConvNeXt, PVTv2, PoolFormer, CvT, Mamba or"):
         load_pretrained(core.create("swin_t", **SMALL), {"conv1.weight": torch.zeros(1)})
     with pytest.raises(DataError, match="another architecture"):
         load_pretrained(core.create("convnext_t", **THREE), classifier().state_dict())
