@@ -13,8 +13,9 @@ The recurrence is that of ``reference.py``.  What makes it fast:
 Every factor is the exponential of one position's own ``delta A``.  Log-space cumulative sums, which
 divide exponentials of sums by each other, are no faster here and give NaN from a mean step of 0.4.
 
-Measured at (2, 4096, 384), 16 states, float32, one thread: forward FWD ms, forward and backward BOTH ms;
-a loop over positions takes 138 and 653.
+Measured at (2, 4096, 384), 16 states, float32, on two AVX-512 cores: forward 52 ms on one thread and
+36 on two, with the backward pass 214 and 143; one position after the other in the same torch takes
+138 and 131, and 653 and 612.  Half of the forward pass is the exponential.
 
 Letters inside: T positions a lane walks, G = lanes x batch (lane-major), N states, D channels.
 States are (..., N, D), channels contiguous, so that B and C multiply them as matrices.

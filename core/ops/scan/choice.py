@@ -25,21 +25,23 @@ def backend_for(
     """The backend that runs for tensors of ``dtype`` on ``device``: one of ``BACKENDS``.
 
     ``backend``: a name, or ``auto`` for the one that the environment variable TRIPTYCH_SCAN names,
-    or else the fastest that is available.  ``stateful``: there is an initial state or the last
-    one is wanted, which ``mamba_ssm`` cannot do.  ``recorded``: the call is part of a compiled or
-    exported graph, where ``mamba_ssm``, with an autograd function of its own, is replaced by the
-    next best.  Raises UsageError for an unknown name and ResourceError for one that cannot run.
+    or else the fastest that is available.  ``mamba_ssm`` gives way to the next fastest where it
+    cannot serve: ``stateful``, there is an initial state or the last one is wanted; ``recorded``,
+    the call is part of a compiled or exported graph, into which its autograd function does not fit.
+
+    Raises UsageError for an unknown name and ResourceError for one that cannot run here.
     """
     device = torch.device(device)
     name = named(backend)
-    if name == "auto" or (recorded and name == "mamba_ssm"):
-        return _best(device, dtype, stateful or recorded)
-    missing = _missing(name, device, dtype, stateful)
-    if missing:
+    if device.type == "meta":  # nothing runs
+        return "blocked"
+    if name != "auto" and (missing := _missing(name, device, dtype)):
         raise ResourceError(
             f"scan backend '{name}' cannot run here: {missing}; "
             f"leave backend and {VARIABLE} at 'auto', or choose 'blocked'"
         )
+    if name == "auto" or (name == "mamba_ssm" and (stateful or recorded)):
+        return _fastest(device, dtype, without_mamba_ssm=stateful or recorded)
     return name
 
 
@@ -53,19 +55,19 @@ def named(backend: str) -> str:
     return name
 
 
-def _best(device: torch.device, dtype: torch.dtype, stateful: bool) -> str:
-    order = {"cpu": ("native",), "cuda": ("mamba_ssm", "triton")}.get(device.type, ())
-    for name in order:
-        if not _missing(name, device, dtype, stateful):
+def _fastest(device: torch.device, dtype: torch.dtype, without_mamba_ssm: bool) -> str:
+    for name in {"cpu": ("native",), "cuda": ("mamba_ssm", "triton")}.get(device.type, ()):
+        skipped = name == "mamba_ssm" and without_mamba_ssm
+        if not skipped and not _missing(name, device, dtype):
             return name
     if device.type == "cpu":
         _advise()
     return "blocked"
 
 
-def _missing(name: str, device: torch.device, dtype: torch.dtype, stateful: bool) -> str:
+def _missing(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """Why ``name`` cannot run, or an empty string."""
-    if name in ("reference", "blocked") or device.type == "meta":  # where nothing runs
+    if name in ("reference", "blocked"):
         return ""
     if name == "native":
         from core.ops.scan import native
@@ -81,8 +83,6 @@ def _missing(name: str, device: torch.device, dtype: torch.dtype, stateful: bool
         return f"it runs on CUDA devices, and the tensors are on {device}"
     if dtype == torch.float64:
         return "it has no float64"
-    if stateful:
-        return "it takes no initial state and its last state has no gradient"
     return "" if cuda.mamba_ssm_available() else "the package mamba_ssm cannot be imported"
 
 
