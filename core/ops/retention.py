@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UsageError, unknown
-from core.ops.ssd import CHUNK, accumulator, chunk_scan, wide
+from core.ops.ssd import CHUNK, accumulator, autocast_device, chunk_scan, wide
 
 Form = Literal["auto", "parallel", "recurrent", "chunkwise"]
 PARALLEL = 128  # steps up to which ``auto`` takes the parallel form
@@ -66,7 +66,7 @@ def retention(
         short = not torch.compiler.is_compiling() and q.shape[1] <= PARALLEL
         form = "parallel" if short else "chunkwise"
     acc = accumulator(v.dtype)
-    with torch.autocast(v.device.type, enabled=False):
+    with torch.autocast(autocast_device(v), enabled=False):
         q, k, wide_v = q.to(acc), k.to(acc), v.to(acc)
         if form == "parallel":
             y, final = parallel(q, k, wide_v, decay, causal, initial_state)
@@ -86,7 +86,7 @@ def retention_step(
 
     Returns y (b, h, v) in v's dtype and the new state (the old one is left as it is).
     """
-    with torch.autocast(v.device.type, enabled=False):
+    with torch.autocast(autocast_device(v), enabled=False):
         acc = accumulator(v.dtype)
         q, k, wide_v = q.to(acc), k.to(acc), v.to(acc)
         state = decay.to(acc)[:, None, None] * state.to(acc)

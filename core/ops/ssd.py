@@ -80,7 +80,7 @@ def ssd(
     check(x, dt, A, B, C, D, z, dt_bias, initial_state)
     if chunk < 1:
         raise UsageError(f"ssd: chunk is {chunk}; give 1 or more, or leave it at {CHUNK}")
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(autocast_device(x), enabled=False):
         acc = accumulator(x.dtype)
         step = step_size(dt, dt_bias, dt_softplus)
         a = step.to(wide(step)) * A
@@ -105,7 +105,7 @@ def ssd_step(
 
     Returns y (b, h, p) in x's dtype and the new state (the old one is left as it is).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(autocast_device(x), enabled=False):
         acc = accumulator(x.dtype)
         step = step_size(dt, dt_bias, dt_softplus)
         heads = x.shape[1] // B.shape[1]
@@ -143,6 +143,11 @@ def ssd_reference(
         y, state = ssd_step(state, x_t, dt_t, A, B_t, C_t, D, z_t, dt_bias, dt_softplus)
         ys.append(y)
     return (torch.stack(ys, 1) if ys else torch.empty_like(x)), state
+
+
+def autocast_device(x: Tensor) -> str:
+    """The device type whose autocast ``x`` may meet.  ``meta`` has none, and torch refuses it."""
+    return "cpu" if x.device.type == "meta" else x.device.type
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -451,7 +456,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward(ctx: Any, dy: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, a, B, C, state = ctx.saved_tensors
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(autocast_device(x), enabled=False):
         dx, da, dB, dC, dstate, *dweight = torch.ops.triptych.chunk_scan_backward(
             dy, dstate, x, weight, a, B, C, state, ctx.chunk, ctx.needs_input_grad[2]
         )

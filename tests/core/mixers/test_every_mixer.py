@@ -136,6 +136,22 @@ def test_float64_and_bfloat16(name: str, options: dict[str, Any], rank: int) -> 
 
 
 @every_mixer
+@torch.no_grad()
+def test_half_precision_parameters_and_no_data(
+    name: str, options: dict[str, Any], rank: int
+) -> None:
+    mixer = make(name, options, rank)
+    x = noise(2, *SIZES[rank][-1], DIM)
+    y = mixer(x)
+    if name != "pool":  # torch has no average of bfloat16 on a CPU
+        half = mixer.bfloat16()(x.bfloat16())
+        assert half.dtype == torch.bfloat16
+        assert (half.float() - y).abs().max() < 0.1 * y.abs().max()
+    with torch.device("meta"):
+        assert make(name, options, rank)(torch.empty_like(x, device="meta")).shape == x.shape
+
+
+@every_mixer
 def test_wrong_input_is_explained(name: str, options: dict[str, Any], rank: int) -> None:
     with pytest.raises(UsageError, match="flatten too early"):
         make(name, options, rank)(torch.zeros(2, DIM))
