@@ -398,7 +398,7 @@ def _from_plan(
         return {}
     defaults = catalog.resolve(name, plan.rank, preset, **given)
     levels = [tuple(level) for level in plan.strides]
-    if name == "dynunet":
+    if name in ("dynunet", "umamba_bot", "umamba_enc"):
         n = min(len(defaults["channels"]), len(levels))
         return {"channels": defaults["channels"][:n], "strides": levels[:n]}
     if name == "unet":
