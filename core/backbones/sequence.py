@@ -44,8 +44,9 @@ from core.down import ConvDown, ConvDownConfig
 from core.errors import UsageError
 from core.mixers.attention import AttentionConfig
 from core.mixers.mamba import MambaConfig
-from core.mixers.mamba2 import Mamba2Config
+from core.mixers.mamba2 import Mamba2Config, largest_divisor
 from core.mixers.retention import RetentionConfig
+from core.mixers.scanned import inner_width
 from core.nn import GridNorm
 
 State = tuple[Any, ...]
@@ -299,19 +300,28 @@ def mamba2_hybrid(
     *,
     dim: int,
     pattern: str,
-    heads: int,
-    kv_heads: int,
+    heads: int | None = None,
+    kv_heads: int | None = None,
     d_state: int = 128,
     expand: float = 2.0,
     d_conv: int = 4,
     head_dim: int = 64,
-    groups: int = 8,
+    groups: int | None = None,
     ffn_ratio: float = 4.0,
     ffn_act: str = "gelu",
     patch: grid.PerAxis = 1,
     norm_eps: float = 1e-5,
 ) -> tuple[StageConfig, ...]:
-    """Mamba-2-Hybrid (Waleffe et al., 2024, section 4); ``pattern``: see :func:`hybrid_pattern`."""
+    """Mamba-2-Hybrid (Waleffe et al., 2024, section 4); ``pattern``: see :func:`hybrid_pattern`.
+
+    What is None follows ``dim`` as published, to the next divisor: heads of 128 channels, four of
+    them to a pair of key and value, 8 groups of Mamba-2's heads.
+    """
+    heads = largest_divisor(dim, max(1, dim // 128)) if heads is None else heads
+    kv_heads = largest_divisor(heads, max(1, heads // 4)) if kv_heads is None else kv_heads
+    if groups is None:
+        inner = inner_width(expand, dim)
+        groups = largest_divisor(inner // largest_divisor(inner, head_dim), 8)
     mixing = Mamba2Config(
         d_state=d_state, expand=expand, d_conv=d_conv, head_dim=head_dim, groups=groups
     )
@@ -386,14 +396,4 @@ enter(
         "retnet_6.7b": {"dim": 4096, "depth": 32, "heads": 16},
     },
 )
-enter(
-    mamba2_hybrid,
-    {
-        "mamba2_hybrid_8b": {
-            "dim": 4096,
-            "pattern": MAMBA2_HYBRID_8B,
-            "heads": 32,
-            "kv_heads": 8,
-        }
-    },
-)
+enter(mamba2_hybrid, {"mamba2_hybrid_8b": {"dim": 4096, "pattern": MAMBA2_HYBRID_8B}})

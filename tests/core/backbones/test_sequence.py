@@ -360,6 +360,19 @@ def test_patterns_become_blocks() -> None:
 
 @torch.no_grad()
 def test_published_proportions_at_a_small_size() -> None:
-    trunk = make("hybrid", pattern=hybrid_pattern(14))
+    torch.manual_seed(0)
+    options = {"dim": 96, "pattern": hybrid_pattern(14), "d_state": 8}
+    trunk = core.create("mamba2_hybrid_8b", rank=1, in_channels=3, **options).eval()
+    assert isinstance(trunk, SequenceTrunk)
     x = torch.randn(1, 3, 40)
     torch.testing.assert_close(stream(trunk, x), trunk(x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dim", "wanted"), [(4096, (32, 8, 8)), (1024, (8, 2, 8)), (96, (1, 1, 3)), (400, (2, 1, 8))]
+)
+def test_heads_follow_the_width(dim: int, wanted: tuple[int, int, int]) -> None:
+    with torch.device("meta"):
+        trunk = core.create("mamba2_hybrid_8b", rank=1, in_channels=1, dim=dim, pattern="M*")
+    mixing, attending = (b.mixer for b in trunk.config.stages[0].blocks)
+    assert (attending.heads, attending.kv_heads, mixing.groups) == wanted
