@@ -48,9 +48,16 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"heads": 2, "path": "atrous", "causal": False},
     ],
     "attention": [{"heads": 2}, {"heads": 4, "kv_heads": 2, "causal": True}],
+    "inverted_residual": [{"expand": 2.0, "squeeze": 0.25}],
+    "local_global": [{"squeeze": 0.5}],
+    "mobile_mamba": [{"far": 0.5, "near": 0.25, "kernel": 3, "unit": 2}],
 }
-# A constant added to every key changes no softmax: what adds one can learn nothing.
-DEAD = {"conv_attention": {"k.bias", "conv_k.norm.norm.bias"}}
+# A constant added to every key changes no softmax, and a batch norm takes one away: what adds it
+# can learn nothing.
+DEAD = {
+    "conv_attention": {"k.bias", "conv_k.norm.norm.bias"},
+    "local_global": {"local.conv.conv.bias"},
+}
 SIZES = {
     1: [(1,), (2,), (7,), (13,)],
     2: [(1, 1), (5, 7), (13, 2), (2, 17)],
