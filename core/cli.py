@@ -134,7 +134,8 @@ def parse_options(items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         name, equals, value = item.partition("=")
         try:
-            options[name.strip()] = yaml.safe_load(value)
+            none = value.strip().lower() == "none"  # which YAML would take for a word
+            options[name.strip()] = None if none else yaml.safe_load(value)
         except yaml.YAMLError:
             equals = ""
         if not equals or not name.strip():

@@ -186,3 +186,13 @@ def test_one_seed_repeats_every_generator():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
     assert draw() == draw()
+
+
+def test_options_are_read_as_yaml() -> None:
+    items = ["a=1", "b=[2, 3]", "c=none", "d = null", "e=word", "f=1e-3x", "g=true"]
+    assert cli.parse_options(items) == {
+        "a": 1, "b": [2, 3], "c": None, "d": None, "e": "word", "f": "1e-3x", "g": True,
+    }  # fmt: skip
+    for wrong in ("a", "=3", "a=[1"):
+        with pytest.raises(UsageError, match="name=value"):
+            cli.parse_options([wrong])
