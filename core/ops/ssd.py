@@ -325,6 +325,7 @@ def _carry(
 def _carry_traced(log_total: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """The same without a loop: decay matrices over GROUP chunks, then over the groups."""
     chunks = added.shape[1]
+    log_total = log_total.expand(added.shape[0], -1, -1)
     log_total = _padded(log_total, GROUP)  # (b, groups, GROUP, h)
     added = _padded(added, GROUP)
     nothing = torch.zeros_like(added[:, :, 0])
@@ -493,8 +494,8 @@ def _chunks_backward(
     """Gradients of x, weight, a, B, C and ``state``, from those of y and of the final state.
 
     The gradient of a[t] is the sum of E[i, j] = dL * L over j < t <= i.  Off the diagonal, that is
-    a suffix sum of (row sums - column sums) of E: the diagonal is left out, since it would cancel
-    in theory and drown strong decays' gradients in rounding.
+    a suffix sum of (row sums - column sums) of E.  It is float64, and the diagonal, which is on
+    both sides, is left out: a gradient that decays have made tiny must not drown in rounding.
     """
     h, g = x.shape[3], B.shape[3]
     L, into, out, log_total = _decays(a, x.dtype)
@@ -517,10 +518,10 @@ def _chunks_backward(
     dB = dB + dCB.mT @ C
     da = None
     if decays:
-        E = (dM_L * CB.tril(-1).unsqueeze(3)).flatten(2, 3)
+        E = (dM_L * CB.tril(-1).unsqueeze(3)).flatten(2, 3).to(a.dtype)
         across = _ungrouped(dy_into * (C @ before_g.mT), h).sum(-1)
         later = (E.sum(-1) - E.sum(-2)).transpose(2, 3) + across
-        earlier = (dxw * xw).sum(-1)
+        earlier = (dxw * xw).sum(-1).to(a.dtype)
         whole = (after * before).sum((-2, -1)) * log_total.exp()
         da = later.flip(2).cumsum(2).flip(2) + earlier.cumsum(2) - earlier + whole.unsqueeze(2)
     M = (L.unflatten(2, (g, -1)) * CB.unsqueeze(3)).flatten(2, 3)
