@@ -8,6 +8,9 @@ returns channels-first ``(B, C, *S)``, which is what users and MONAI have.
 >>> backbone = core.create("cswin_t", rank=3, in_channels=1, patch=2)
 >>> [tuple(f.shape) for f in backbone(torch.zeros(1, 1, 37, 20, 11))]   # doctest: +SKIP
 
+Sequence trunks also take one position after another: ``y, state = trunk.step(x, state)``, with
+``trunk = core.create("mamba_130m", rank=1, in_channels=7)``; see ``core/backbones/sequence.py``.
+
 Importing this package costs nothing: torch is imported by the first ``create`` or ``list``.
 """
 

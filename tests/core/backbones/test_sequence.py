@@ -321,8 +321,10 @@ def test_sizes_of_published_language_models(name: str) -> None:
 def test_every_entry_at_every_rank(name: str, rank: int) -> None:
     with torch.device("meta"):
         trunk = core.create(name, rank=rank, in_channels=2)
+        (out,) = trunk(torch.empty(1, 2, *(5, 2, 3)[:rank]))
     assert isinstance(trunk, SequenceTrunk)
-    assert (len(trunk.channels), trunk.strides) == (1, [1])
+    assert trunk.strides == [1]
+    assert out.shape == (1, trunk.channels[0], *(5, 2, 3)[:rank])
 
 
 def test_the_hybrids_size() -> None:
