@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import grid
-from core.errors import UsageError, unknown
+from core.errors import UsageError
 from core.mixers.base import BlockContext, build_mixer
-from core.nn import BatchNormGrid, ChannelsLastConv, make_norm
+from core.nn import BatchNormGrid, ChannelsLastConv, make_activation, make_norm
 
 __all__ = [
     "BatchNormGrid",
@@ -48,28 +48,6 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
-
-
-class SquaredReLU(nn.Module):
-    """relu(x)^2 (So et al., "Primer", NeurIPS 2021)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x).square()
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "gelu": nn.GELU,
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-    "squared_relu": SquaredReLU,
-}
-
-
-def make_activation(name: str) -> nn.Module:
-    """The activation ``name``.  Raises UsageError naming the nearest one."""
-    if name not in ACTIVATIONS:
-        raise UsageError(unknown("activation", name, ACTIVATIONS))
-    return ACTIVATIONS[name]()
 
 
 class Mlp(nn.Module):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import grid
-from core.blocks import make_activation
 from core.errors import UsageError
-from core.nn import ChannelsLastConv, make_norm
+from core.nn import BatchNormGrid, ChannelsLastConv, make_activation, make_norm
 
 
 class DownConfig(Protocol):
@@ -33,7 +32,8 @@ class ConvDownConfig:
     """Down-sampling by a strided convolution, with optional norms around it.
 
     ``ceil(S / stride)`` positions come out whatever S is: the input is zero-padded at its end where
-    the convolution alone would give fewer.  (The authors' codes round down, or refuse.)
+    the convolution alone would give fewer.  (The authors' codes round down, or refuse.)  The norms
+    are those of ``core.nn.NORMS``, or "batch".
     """
 
     stride: int | tuple[int, ...]
@@ -43,6 +43,7 @@ class ConvDownConfig:
     norm_after: str = "none"
     norm_eps: float = 1e-5
     bias: bool = True
+    groups: int = 1
 
     def build(self, dim_in: int, dim_out: int, rank: int) -> nn.Module:
         return ConvDown(self, dim_in, dim_out, rank)
@@ -62,7 +63,7 @@ class ConvDown(nn.Module):
                 f"kernel {self.kernel}: shorter than stride {self.stride} plus padding "
                 f"{self.padding}, it would leave the end of a grid unread; use a longer one."
             )
-        self.norm_before = make_norm(config.norm_before, dim_in, config.norm_eps)
+        self.norm_before = _norm(config.norm_before, dim_in, rank, config.norm_eps)
         self.conv = ChannelsLastConv(
             dim_in,
             dim_out,
@@ -70,9 +71,10 @@ class ConvDown(nn.Module):
             rank,
             stride=self.stride,
             padding=self.padding,
+            groups=config.groups,
             bias=config.bias,
         )
-        self.norm_after = make_norm(config.norm_after, dim_out, config.norm_eps)
+        self.norm_after = _norm(config.norm_after, dim_out, rank, config.norm_eps)
 
     def forward(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
         """``sizes``: the result's, ceil(S / stride), where the caller has a simpler form of them."""
@@ -92,6 +94,10 @@ class ConvDown(nn.Module):
             x, [0, 0] + [q for r in reversed(range(len(n))) for q in sides[2 * r : 2 * r + 2]]
         )
         return self.norm_after(self.conv(x, padded=True))
+
+
+def _norm(name: str, dim: int, rank: int, eps: float) -> nn.Module:
+    return BatchNormGrid(dim, rank, eps) if name == "batch" else make_norm(name, dim, eps)
 
 
 NeighbourOrder = Literal["first", "last", "monai"]
@@ -197,3 +203,23 @@ class SeriesDown(nn.Module):
             last = i == len(self.steps) - 1
             x = step(x if i == 0 else self.act(x), sizes if last else None)
         return x
+
+
+def conv_stem(
+    patch: grid.PerAxis, rank: int, dims: Sequence[int], act: str = "gelu", **options: Any
+) -> SeriesDownConfig:
+    """Convolutions in series whose strides multiply to ``patch``, with ``dims`` between them.
+
+    Kernels are 3 wide, or the stride + 1 where that is more; ``options`` go to each convolution.
+    """
+    rest = grid.per_axis(patch, rank, "patch")
+    convs = []
+    for left in range(len(dims) + 1, 0, -1):
+        # The smallest divisor that is enough if the later ones do as much: 4 = 2 * 2, 2 = 2 * 1.
+        stride = tuple(
+            next(d for d in range(1, p + 1) if p % d == 0 and d**left >= p) for p in rest
+        )
+        rest = tuple(p // s for p, s in zip(rest, stride, strict=True))
+        kernel = tuple(max(3, s + 1) for s in stride)
+        convs.append(ConvDownConfig(kernel=kernel, stride=stride, padding=1, **options))
+    return SeriesDownConfig(steps=tuple(convs), dims=tuple(dims), act=act)

@@ -130,3 +130,25 @@ def make_norm(name: str, dim: int, eps: float = 1e-5) -> nn.Module:
     if name == "none":
         return nn.Identity()
     raise UsageError(unknown("norm", name, NORMS))
+
+
+class SquaredReLU(nn.Module):
+    """relu(x)^2 (So et al., "Primer", NeurIPS 2021)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "squared_relu": SquaredReLU,
+}
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation ``name``.  Raises UsageError naming the nearest one."""
+    if name not in ACTIVATIONS:
+        raise UsageError(unknown("activation", name, ACTIVATIONS))
+    return ACTIVATIONS[name]()

@@ -13,16 +13,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from core import grid
-from core.blocks import BlockConfig, BlockContext, PositionEmbedding, init_weights
+from core.blocks import BlockContext, PositionEmbedding, init_weights
 from core.down import DownConfig
 from core.errors import UsageError
 from core.nn import make_norm, recomputed
+
+
+class AnyBlockConfig(Protocol):
+    """What a stage asks of the config of a block: ``BlockConfig``, or a family's own."""
+
+    @property
+    def mixer(self) -> Any:
+        """Config of its token mixer, or None."""
+
+    def build(self, context: BlockContext, drop_path: float = 0.0) -> nn.Module:
+        """The block, (B, *S, C) -> (B, *S, C)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +49,7 @@ class StageConfig:
 
     dim: int
     depth: int
-    block: BlockConfig | tuple[BlockConfig, ...]
+    block: AnyBlockConfig | tuple[AnyBlockConfig, ...]
     down: DownConfig
     end_norm: str = "none"
     end_norm_eps: float = 1e-5
@@ -47,9 +58,9 @@ class StageConfig:
     position: tuple[int, ...] | None = None
 
     @property
-    def blocks(self) -> tuple[BlockConfig, ...]:
+    def blocks(self) -> tuple[AnyBlockConfig, ...]:
         """The config of each block.  Raises UsageError where they are not ``depth``."""
-        blocks = (self.block,) * self.depth if isinstance(self.block, BlockConfig) else self.block
+        blocks = self.block if isinstance(self.block, tuple) else (self.block,) * self.depth
         if len(blocks) != self.depth:
             raise UsageError(
                 f"stage of depth {self.depth} with {len(blocks)} block configs: give one a block."
@@ -117,7 +128,7 @@ class Stage(nn.Module):
             inputs = (x,) if extra is None else (x, extra)
             out = recomputed(recompute, call, *inputs)
             x, extra = (out, None) if extra is None else out
-        return self.norm(x), extra
+        return self.norm(x), None if extra is None else self.norm(extra)
 
 
 class Pyramid(nn.Module):

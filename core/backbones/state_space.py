@@ -1,4 +1,6 @@
-"""State-space backbones with a pyramid of grids: VMamba.
+"""State-space and retention backbones: VMamba, Vim, EfficientVMamba, ViR.
+
+MobileMamba is in ``mobile_mamba.py``, trunks over sequences in ``sequence.py``.
 
 Deviates from the authors' codes: any rank and any input size (a grid's end is padded where a
 stride does not divide it; theirs round down).
@@ -6,6 +8,7 @@ stride does not divide it; theirs round down).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 from core import grid
@@ -24,27 +27,12 @@ from core.backbones.family import (
 )
 from core.backbones.pyramid import StageConfig
 from core.blocks import BlockConfig
-from core.down import ConvDownConfig, DownConfig, MergeDownConfig, SeriesDownConfig
+from core.down import DownConfig, MergeDownConfig, conv_stem
 from core.errors import UsageError, unknown
+from core.mixers.inverted_residual import InvertedResidualConfig
+from core.mixers.local_global import LocalGlobalConfig
 from core.mixers.mamba import MambaConfig
-
-
-def conv_stem(patch: grid.PerAxis, rank: int, dims: Sizes, steps: int, **norms: Any) -> DownConfig:
-    """``steps`` 3-wide convolutions in series, whose strides multiply to ``patch``.
-
-    ``dims`` are the channels between them.  A stride of 4 and more has a kernel of stride + 1.
-    """
-    rest = grid.per_axis(patch, rank, "patch")
-    convs = []
-    for left in range(steps, 0, -1):
-        # The smallest divisor that is enough if the later steps do as much: 4 = 2 * 2, 2 = 2 * 1.
-        stride = tuple(
-            next(d for d in range(1, p + 1) if p % d == 0 and d**left >= p) for p in rest
-        )
-        rest = tuple(p // s for p, s in zip(rest, stride, strict=True))
-        kernel = tuple(max(3, s + 1) for s in stride)
-        convs.append(ConvDownConfig(kernel=kernel, stride=stride, padding=1, **norms))
-    return SeriesDownConfig(steps=tuple(convs), dims=tuple(dims))
+from core.mixers.retention import RetentionConfig
 
 
 @family
@@ -86,7 +74,7 @@ def vmamba(
         if i == 0 and stem == "patch":
             return patchify(patch, rank, norm_after="layer")
         if i == 0:
-            return conv_stem(patch, rank, (max(1, dims[0] // 2),), 2, norm_after="layer")
+            return conv_stem(patch, rank, (max(1, dims[0] // 2),), norm_after="layer")
         return halve(norm_after="layer") if down == "conv" else MergeDownConfig()
 
     def block(i: int) -> BlockConfig:
@@ -102,6 +90,139 @@ def vmamba(
         return BlockConfig(mixer=mixer_or(mixer, own, plain_heads(dims[i])), ffn_ratio=ffn_ratio)
 
     return levels(dims, depths, reduce, block)
+
+
+@family
+def vim(
+    rank: int,
+    *,
+    dims: Sizes,
+    depths: Sizes,
+    d_state: int = 16,
+    expand: float = 2.0,
+    patch: grid.PerAxis = 16,
+    position: grid.PerAxis = 14,
+    class_token: bool = True,
+    mixer: Mixer = None,
+) -> tuple[StageConfig, ...]:
+    """Vision Mamba (Zhu et al., ICML 2024, section 3.3 and table 1), code hustvl/Vim.
+
+    Bidirectional "v2" blocks without feed-forward, RMS norms, a class token in the middle of the
+    sequence.  ``position`` is the grid that the learned position embedding is made for (224 / 16).
+    The published ones have one stage; with more, patches of 2 lead from one to the next, and the
+    class token lives in the last.  It is left out when ``mixer`` puts another mixer in place.
+
+    Deviates from the code: the class token has no row of its own in the position embedding (C
+    parameters fewer, which its own value makes up for).
+    With the weights of hustvl/Vim dd0358a mapped onto ``vim_t`` and ``vim_s``, the map agrees to
+    1e-7 and the class token to 1e-6 relative (L2).
+    """
+    stage_count(dims=dims, depths=depths)
+    token = class_token and mixer in (None, "mamba")
+
+    def down(i: int) -> DownConfig:
+        return patchify(patch if i == 0 else 2, rank)
+
+    def block(i: int) -> BlockConfig:
+        own = MambaConfig(d_state=d_state, expand=expand, path="bidirectional", merge="mean")
+        return BlockConfig(
+            mixer=mixer_or(mixer, own, plain_heads(dims[i])), ffn_ratio=None, norm="rms"
+        )
+
+    stages = levels(dims, depths, down, block, end_norm="rms")
+    return with_tokens(stages, position, rank, int(token))
+
+
+@family
+def vir(
+    rank: int,
+    *,
+    dims: Sizes,
+    depths: Sizes,
+    heads: Sizes,
+    ffn_ratio: float = 4.0,
+    layer_scale: float | None = 1e-5,
+    patch: grid.PerAxis = 16,
+    position: grid.PerAxis = 14,
+    class_token: bool = True,
+    mixer: Mixer = None,
+) -> tuple[StageConfig, ...]:
+    """ViR, a ViT with retention (Hatamizadeh et al., 2023, section 3), code anom63931/ViR.
+
+    Causal along the raster of patches, with a class token at the end, which has seen them all.
+    ``position`` and more than one stage as in :func:`vim`.
+
+    Deviates from the code: its parallel form takes a softmax of the scores times the mask, which
+    its recurrent and chunkwise forms do not, so that they disagree (by 125 % at the logits); here
+    all forms are the latter.  With the weights of its d91fd8b mapped onto ``vir_s``, map and class
+    token agree with both to 1.1e-6 relative (L2).
+    """
+    stage_count(dims=dims, depths=depths, heads=heads)
+    eps = 1e-6
+
+    def down(i: int) -> DownConfig:
+        return patchify(patch if i == 0 else 2, rank)
+
+    def block(i: int) -> BlockConfig:
+        own = RetentionConfig(heads=heads[i], gate=False, norm=False, slowest=1 / 512, bias=True)
+        return BlockConfig(
+            mixer=mixer_or(mixer, own, heads[i]),
+            ffn_ratio=ffn_ratio,
+            layer_scale=layer_scale,
+            norm_eps=eps,
+        )
+
+    stages = levels(dims, depths, down, block, end_norm="layer", end_norm_eps=eps)
+    token = class_token and mixer in (None, "retention")
+    return with_tokens(stages, position, rank, int(token))
+
+
+def with_tokens(
+    stages: tuple[StageConfig, ...], position: grid.PerAxis, rank: int, tokens: int
+) -> tuple[StageConfig, ...]:
+    """``stages`` with a position embedding in the first, and ``tokens`` extra ones in the last."""
+    sizes = grid.per_axis(position, rank, "position")
+    first = dataclasses.replace(stages[0], position=sizes)
+    stages = (first, *stages[1:])
+    return (*stages[:-1], dataclasses.replace(stages[-1], extra_tokens=tokens))
+
+
+@family
+def efficient_vmamba(
+    rank: int,
+    *,
+    dims: Sizes,
+    depths: Sizes,
+    d_state: int = 16,
+    expand: float = 2.0,
+    skip: int = 2,
+    scanned: int = 2,
+    patch: grid.PerAxis = 4,
+    mixer: Mixer = None,
+) -> tuple[StageConfig, ...]:
+    """EfficientVMamba (Pei et al., AAAI 2025, figure 4 and table 1), code TerryPei/EfficientVMamba.
+
+    The first ``scanned`` stages scan every ``skip``-th position beside a local convolution; the
+    others are inverted residuals.  Widths are those of the training logs and the paper, to which
+    the repository's configs (96 channels for S) do not agree.  Parameter counts are those of the
+    training logs; with the weights of TerryPei/EfficientVMamba 0bc5ee2 mapped onto ``..._t`` and
+    ``..._b``, all maps agree to 1.2e-6 relative (L2) at sizes that the code need not pad.
+    """
+    stage_count(dims=dims, depths=depths)
+
+    def block(i: int) -> BlockConfig:
+        if mixer is None and i >= scanned:
+            return BlockConfig(mixer=InvertedResidualConfig(), ffn_ratio=None, norm="none")
+        scan = MambaConfig(
+            d_state=d_state, expand=expand, path="atrous", skip=skip, conv="grid", norm="layer"
+        )
+        own = LocalGlobalConfig(mixer=scan)
+        return BlockConfig(mixer=mixer_or(mixer, own, plain_heads(dims[i])), ffn_ratio=None)
+
+    def down(i: int) -> DownConfig:
+        return MergeDownConfig() if i else patchify(patch, rank, norm_after="layer")
+
+    return levels(dims, depths, down, block)
 
 
 _VANILLA: dict[str, Any] = {
@@ -122,5 +243,28 @@ enter(
         "vanilla_vmamba_t": {"dims": doubling(96), "depths": (2, 2, 9, 2), **_VANILLA},
         "vanilla_vmamba_s": {"dims": doubling(96), "depths": (2, 2, 27, 2), **_VANILLA},
         "vanilla_vmamba_b": {"dims": doubling(128), "depths": (2, 2, 27, 2), **_VANILLA},
+    },
+)
+enter(
+    vim,
+    {
+        "vim_t": {"dims": (192,), "depths": (24,)},
+        "vim_s": {"dims": (384,), "depths": (24,)},
+    },
+)
+enter(
+    efficient_vmamba,
+    {
+        "efficient_vmamba_t": {"dims": doubling(48), "depths": (2, 2, 4, 2)},
+        "efficient_vmamba_s": {"dims": doubling(64), "depths": (2, 2, 4, 2)},
+        "efficient_vmamba_b": {"dims": doubling(96), "depths": (2, 2, 9, 2)},
+    },
+)
+enter(
+    vir,
+    {
+        "vir_s": {"dims": (384,), "depths": (12,), "heads": (6,)},
+        "vir_b": {"dims": (768,), "depths": (12,), "heads": (12,)},
+        "vir_l": {"dims": (1024,), "depths": (24,), "heads": (16,)},
     },
 )

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core import grid
-from core.backbones import sequence  # noqa: F401  (importing it files its trunks)
+from core.backbones import mobile_mamba, sequence, state_space  # noqa: F401  (files their names)
 from core.backbones.family import (
     ZOO,
     Mixer,

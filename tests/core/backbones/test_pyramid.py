@@ -25,6 +25,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "poolformer_s12": {**TWO, "layer_scale": 0.5},
     "convnext_t": {**TWO, "kernel": 3, "layer_scale": 0.5},
     "cvt_13": {**TWO, "heads": (2, 4)},
+    "vmamba_t": {**TWO, "ffn_ratio": 2.0},
+    "vanilla_vmamba_t": {**TWO, "d_state": 2},
+    "vim_t": {**TWO, "d_state": 2, "patch": 4, "position": 3},
+    "efficient_vmamba_t": {**TWO, "d_state": 2, "scanned": 1},
+    "vir_s": {**TWO, "heads": (2, 4), "layer_scale": 0.5, "patch": 4, "position": 3},
+    "mobile_mamba_t2": {
+        **TWO,
+        "far": (0.5, 0.5),
+        "near": (0.25, 0.25),
+        "kernels": (5, 3),
+        "unit": 4,
+        "patch": 4,
+    },
 }
 SIZES = {
     1: [(1,), (13,), (64,)],

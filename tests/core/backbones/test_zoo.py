@@ -15,6 +15,7 @@ from core.errors import UsageError
 from core.mixers import build_mixer, mixer_names
 from core.mixers.base import BlockContext
 from core.mixers.conv_attention import ConvAttention
+from core.mixers.mobile_mamba import MobileMamba
 from core.mixers.pool import PoolConfig, Pooling
 from core.mixers.window import WindowAttention
 
@@ -45,6 +46,28 @@ PUBLISHED = {
     "cvt_13": "20.00",
     "cvt_21": "31.62",
     "cvt_w24": "277.2",
+    "vmamba_t": "30",
+    "vmamba_s": "50",
+    "vmamba_b": "89",
+    "vmamba_t_s2l5": "31",
+    "vanilla_vmamba_t": "23",
+    "vanilla_vmamba_s": "44",
+    "vanilla_vmamba_b": "76",
+    "vim_t": "7",
+    "vim_s": "26",
+    "efficient_vmamba_t": "6.494",
+    "efficient_vmamba_s": "11.274",
+    "efficient_vmamba_b": "33.717",
+    # ViR's paper was not to be had: these are of its authors' code, built and counted.
+    "vir_s": "22.06",
+    "vir_b": "86.59",
+    "vir_l": "304.37",
+    "mobile_mamba_t2": "8.8",
+    "mobile_mamba_t4": "14.2",
+    "mobile_mamba_s6": "15.0",
+    "mobile_mamba_b1": "17.1",
+    "mobile_mamba_b2": "17.1",
+    "mobile_mamba_b4": "17.1",
 }
 PARTS = {"dims": (8, 16), "depths": (1, 2)}
 FAMILIES = {
@@ -54,6 +77,18 @@ FAMILIES = {
     "poolformer_s12": PARTS,
     "convnext_t": {**PARTS, "kernel": 3},
     "cvt_13": {**PARTS, "heads": (2, 4)},
+    "vmamba_t": {**PARTS, "ffn_ratio": 2.0},
+    "vim_t": {**PARTS, "d_state": 2, "patch": 4, "position": 3},
+    "efficient_vmamba_t": {**PARTS, "d_state": 2, "scanned": 1},
+    "vir_s": {**PARTS, "heads": (2, 4), "patch": 4, "position": 3},
+    "mobile_mamba_t2": {
+        **PARTS,
+        "far": (0.5, 0.5),
+        "near": (0.25, 0.25),
+        "kernels": (5, 3),
+        "unit": 4,
+        "patch": 4,
+    },
 }
 # Sequence trunks have one stage, no classifier and a test of their own.
 TRUNKS = [name for family in ("mamba_*", "mamba2_*", "retnet_*") for name in core.list(family)]
@@ -64,16 +99,30 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def beyond(backbone: Pyramid) -> int:
+    """Parameters that a published count has on top of the backbone's and the classifier's."""
+    # A classifier brings a norm, where the last stage does not end with one (PVTv2, Vim, ViR).
+    ends = backbone.config.stages[-1].end_norm != "none"
+    norm = 0 if ends else 2 * backbone.channels[-1]
+    # MobileMamba's counts hold the Haar filters, frozen: 4 of 2 x 2, there and back, a channel.
+    mixers = [m for m in mixers_of(backbone) if isinstance(m, MobileMamba)]
+    return norm + sum(32 * m.splits[0] for m in mixers)
+
+
 @pytest.mark.parametrize("name", PYRAMIDS)
 def test_published_parameter_count(name: str) -> None:
     with torch.device("meta"):
         backbone = core.create(name)
-    channels = backbone.channels[-1]
-    # PVTv2's last stage ends with its norm; the others' classifiers bring one.
-    norm = 0 if name.startswith("pvtv2") else 2 * channels
-    millions = (parameters(backbone) + norm + 1000 * (channels + 1)) / 1e6
+    head = 1000 * (backbone.channels[-1] + 1)
+    millions = (parameters(backbone) + beyond(backbone) + head) / 1e6
     digits = len(PUBLISHED[name].partition(".")[2])
     assert f"{millions:.{digits}f}" == PUBLISHED[name]
+
+
+def strides_of(name: str) -> list[int]:
+    if name.startswith(("vim", "vir")):
+        return [16]
+    return [16, 32, 64] if name.startswith("mobile_mamba") else [4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -83,7 +132,7 @@ def test_every_entry_can_be_created_at_other_ranks(name: str, rank: int) -> None
         backbone = core.create(name, rank=rank, in_channels=1)
         size = (65, 33, 40)[:rank]
         outputs = backbone(torch.empty(1, 1, *size))
-    assert backbone.strides == [4, 8, 16, 32][: len(backbone.channels)]
+    assert backbone.strides == strides_of(name)[: len(backbone.channels)]
     for out, channels, stride in zip(outputs, backbone.channels, backbone.strides, strict=True):
         assert out.shape == (1, channels, *(-(-s // stride) for s in size))
 
