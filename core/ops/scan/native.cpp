@@ -20,7 +20,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -67,6 +69,7 @@ template <> struct Vector<double> {
 };
 template <class T> using vec = typename Vector<T>::type;
 template <class T> constexpr int LANES = BYTES / (int)sizeof(T);
+template <class T> constexpr int REVERSE = REVERSE_TILE < LANES<T> ? REVERSE_TILE : LANES<T>;
 using F = vec<float>;
 using I = Vector<float>::bits;
 
@@ -84,12 +87,39 @@ template <class T> inline void store(T* p, vec<T> v, int64_t n) {
   if (n == LANES<T>) store(p, v);
   else std::memcpy(p, &v, n * sizeof(T));
 }
-template <class T> inline T sum(const T* p) {
-  T lanes[LANES<T>];
-  std::memcpy(lanes, p, BYTES);
-  for (int half = LANES<T> / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-  return lanes[0];
+// Sums of NT vectors over lanes, as far as one vector can hold them: lanes [i W/NT, (i+1) W/NT) of the
+// result add up to the sum of v[i]. Halves first, then halves of halves.
+template <class T, int PART, int... AT> inline vec<T> fold(vec<T> a, vec<T> b, std::integer_sequence<int, AT...>) {
+  constexpr int HALF = PART / 2;
+  // Lane AT of the result is lane AT % HALF of part (AT / HALF); parts of a come before those of b.
+  return __builtin_shufflevector(a, b, (AT / HALF * PART + AT % HALF)...) +
+         __builtin_shufflevector(a, b, (AT / HALF * PART + AT % HALF + HALF)...);
+}
+template <class T, int NT> inline vec<T> fold(const vec<T>* v) {
+  constexpr int W = LANES<T>;
+  if constexpr (NT == 1) return v[0];
+  else {
+    const vec<T> a = fold<T, NT / 2>(v), b = fold<T, NT / 2>(v + NT / 2);
+    return fold<T, 2 * W / NT>(a, b, std::make_integer_sequence<int, W>());
+  }
+}
+
+// Finishes fold: writes the NT sums themselves.
+template <class T, int STEP, int... AT> inline vec<T> swap_lanes(vec<T> v, std::integer_sequence<int, AT...>) {
+  return __builtin_shufflevector(v, v, (AT ^ STEP)...);
+}
+template <class T, int NT, int... AT> inline void store_sums(T* to, vec<T> v, std::integer_sequence<int, AT...>) {
+  constexpr int W = LANES<T>;
+  const auto lanes = std::make_integer_sequence<int, W>();
+  if constexpr (W / NT >= 16) v = v + swap_lanes<T, 8>(v, lanes);
+  if constexpr (W / NT >= 8) v = v + swap_lanes<T, 4>(v, lanes);
+  if constexpr (W / NT >= 4) v = v + swap_lanes<T, 2>(v, lanes);
+  if constexpr (W / NT >= 2) v = v + swap_lanes<T, 1>(v, lanes);
+  if constexpr (NT == 1) *to = v[0];
+  else {
+    const auto sums = __builtin_shufflevector(v, v, (AT * (W / NT))...);
+    std::memcpy(to, &sums, sizeof sums);
+  }
 }
 
 template <class V> inline V fma(V a, V b, V c) { return a * b + c; }
@@ -97,7 +127,6 @@ template <class V> inline V fms(V a, V b, V c) { return a * b - c; }
 #if defined(__AVX512F__)
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F fms(F a, F b, F c) { return _mm512_fmsub_ps(a, b, c); }
-inline float sum(const float* p) { return _mm512_reduce_add_ps(load(p)); }
 #elif defined(__AVX2__)
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F fms(F a, F b, F c) { return _mm256_fmsub_ps(a, b, c); }
@@ -116,24 +145,39 @@ constexpr float LOG2E = 1.44269504f, LOG2E_LOW = 1.92596299e-8f;
 constexpr float LN2 = 0.693147181f;
 
 #if defined(__AVX512F__)
-// 16 powers of two in one register, a cubic on |r| <= 1/32 (truncation 2e-9), scalef for the exponent:
-// underflow is zero and overflow infinity without a clamp.
+// 16 powers of two in one register and a cubic on |r| <= 1/32 (truncation 2e-9). The exponent of 2^k is
+// added to the table's entry as an integer, from which its share of k was taken off beforehand; beyond
+// the range of normal numbers scalef does it, so that underflow is zero and overflow infinity.
 constexpr float MAGIC = 786432.0f;                // 1.5 * 2^19: steps of 1/16
-constexpr float LIMIT = 1e20f;                    // |x| beyond which r itself could overflow
-inline F exp2_parts(F t, F s, F r) {
-  const F table = {1.0f,        1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f,
-                   1.29683955f, 1.35425555f, 1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f,
-                   1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};
-  F power = _mm512_permutexvar_ps(_mm512_castps_si512(t), table);
+constexpr float LIMIT = 125.0f;
+inline F exp2_cubic(F r) {
   F p = fma(all(0.05550428f), r, all(0.24023427f));
   p = fma(p, r, all(LN2));
-  p = fma(p, r, all(1.0f));
-  return _mm512_scalef_ps(power * p, s);
+  return fma(p, r, all(1.0f));
+}
+inline I exp2_entry(F t) {
+  const I table = {
+      0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3,
+      0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+      0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+      0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d,
+  };
+  return (I)_mm512_permutexvar_epi32((__m512i)t, (__m512i)table);
+}
+inline F exp2_parts(F t, F s, F r) {
+  // The entry's exponent is made that of [1, 2) again; scalef adds floor(s).
+  const F entry = (F)(exp2_entry(t) + (((I)t & 15) << 19));
+  return _mm512_scalef_ps(entry * exp2_cubic(r), s);
 }
 template <bool CLAMP> inline F decay(F delta, F a) {
-  F t = fma(delta, a, all(MAGIC));
-  F s = t - all(MAGIC);
-  return exp2_parts(t, s, fms(delta, a, s));
+  F x = delta * a;
+  if (CLAMP) {
+    x = at_most(all(1e10f), at_least(all(-1e10f), x));
+    F t = x + all(MAGIC), s = t - all(MAGIC);
+    return exp2_parts(t, s, x - s);
+  }
+  F t = x + all(MAGIC);
+  return (F)(exp2_entry(t) + ((I)t << 19)) * exp2_cubic(x - (t - all(MAGIC)));
 }
 inline F exp(F x) {
   x = at_most(all(1e10f), at_least(all(-1e10f), x));
@@ -141,7 +185,6 @@ inline F exp(F x) {
   F s = t - all(MAGIC);
   return exp2_parts(t, s, fma(x, all(LOG2E_LOW), fms(x, all(LOG2E), s)));
 }
-constexpr bool NEEDS_CLAMP = false;
 #else
 // 2^r on |r| <= 1/2 as a polynomial of degree 5 (1e-7), 2^k by shifting k into the exponent field:
 // k = -127 is zero and k = 128 infinity, so clamping x to that range is all that extremes need.
@@ -166,7 +209,6 @@ inline F exp(F x) {
   F t = fma(x, all(LOG2E), all(MAGIC));
   return exp2_parts(t, fma(x, all(LOG2E_LOW), fms(x, all(LOG2E), t - all(MAGIC))));
 }
-constexpr bool NEEDS_CLAMP = true;
 #endif
 
 // float64 exists for gradient checks and as an oracle: it takes the library's own functions.
@@ -220,6 +262,30 @@ template <class T> struct Scratch {
   Scratch& operator=(const Scratch&) = delete;
 };
 
+// Each thread keeps what its pieces of work need: a few hundred kilobytes, whose pages would otherwise
+// be mapped and cleared anew for every piece.
+struct Workspace {
+  char* base = nullptr;
+  int64_t capacity = 0, used = 0;
+  bool reserve(int64_t bytes) {
+    used = 0;
+    if (bytes <= capacity) return true;
+    std::free(base);
+    void* p = nullptr;
+    base = posix_memalign(&p, 64, bytes) ? nullptr : static_cast<char*>(p);
+    capacity = base ? bytes : 0;
+    return base != nullptr;
+  }
+  template <class T> T* take(int64_t n) {
+    T* p = reinterpret_cast<T*>(base + used);
+    used += room<T>(n);
+    return p;
+  }
+  template <class T> static int64_t room(int64_t n) { return (n * (int64_t)sizeof(T) + 63) / 64 * 64; }
+  ~Workspace() { std::free(base); }
+};
+thread_local Workspace workspace;
+
 // Denormal numbers are worth nothing to a decaying state and cost a hundred cycles each on some CPUs.
 struct FlushDenormals {
 #if defined(__SSE2__)
@@ -230,6 +296,9 @@ struct FlushDenormals {
   FlushDenormals() {}
 #endif
 };
+
+template <class T> struct Block;
+template <class T> void watch(Block<T>& s, const void* at, int64_t stride);
 
 template <class T> struct Problem {
   const Arguments& arg;
@@ -243,6 +312,11 @@ template <class T> struct Problem {
   }
   const T* row(const Rows& r, int64_t b, int64_t l, int64_t block) const {
     return static_cast<const T*>(r.data) + b * r.batch + l * r.length + block * W;
+  }
+  template <class S> void look_ahead(S& s, int64_t b, int64_t l, int64_t block) const {
+    if (l < 0 || l >= length) return;
+    for (const Rows* rows : {&arg.u, &arg.delta, &arg.z, &arg.dy})
+      if (rows->data) watch(s, row(*rows, b, l, block), rows->length);
   }
   // (blocks, states, W) times log2(e): what the inner loop loads.
   void pack(T* out, T* cap) const {
@@ -278,17 +352,30 @@ template <int MAX, class FN> inline void tiles(int64_t states, FN f) {
   int64_t n = 0;
   if (MAX >= 16) for (; states - n >= 16; n += 16) f(std::integral_constant<int, MAX >= 16 ? 16 : 1>(), n);
   if (MAX >= 8) for (; states - n >= 8; n += 8) f(std::integral_constant<int, MAX >= 8 ? 8 : 1>(), n);
-  for (; states - n >= 4; n += 4) f(std::integral_constant<int, 4>(), n);
-  for (; states - n >= 2; n += 2) f(std::integral_constant<int, 2>(), n);
+  if (MAX >= 4) for (; states - n >= 4; n += 4) f(std::integral_constant<int, MAX >= 4 ? 4 : 1>(), n);
+  if (MAX >= 2) for (; states - n >= 2; n += 2) f(std::integral_constant<int, MAX >= 2 ? 2 : 1>(), n);
   for (; states - n >= 1; n += 1) f(std::integral_constant<int, 1>(), n);
 }
 
 // One block of channels during one chunk, every row padded to a vector.
 template <class T> struct Block {
-  vec<T> u[CHUNK], delta[CHUNK], limited[CHUNK], x[CHUNK], y[CHUNK];      // x = delta u
+  vec<T> u[CHUNK], delta[CHUNK], x[CHUNK], y[CHUNK];      // x = delta u
   vec<T> slope[CHUNK], dy[CHUNK], z[CHUNK], gate[CHUNK], sb[CHUNK], sa[CHUNK];  // backward only
+  // Rows to fetch while the first tile computes: inputs of the next block, outputs of this one.
+  struct { const char* at; int64_t stride; } ahead[8];
+  int streams;
   bool extreme;                                   // some |delta A| leaves the range of the fast exponential
 };
+
+template <class T> inline void watch(Block<T>& s, const void* at, int64_t stride) {
+  s.ahead[s.streams].at = static_cast<const char*>(at);
+  s.ahead[s.streams++].stride = stride * (int64_t)sizeof(T);
+}
+// Hardware prefetchers do not follow rows a whole width of channels apart: 9.5 against 6.4 ms.
+template <class T> inline void fetch(const Block<T>& s, int64_t l) {
+  for (int k = 0; k < s.streams; k++)
+    __builtin_prefetch(s.ahead[k].at + l * s.ahead[k].stride, 0, 2);
+}
 
 template <class T, bool BACKWARD>
 void prepare(const Problem<T>& p, Block<T>& s, int64_t b, int64_t first, int64_t steps, int64_t block,
@@ -312,12 +399,7 @@ void prepare(const Problem<T>& p, Block<T>& s, int64_t b, int64_t first, int64_t
     s.delta[l] = delta;
     s.x[l] = delta * u;
     s.y[l] = skip * u;
-    if (NEEDS_CLAMP || !std::is_same<T, float>::value) {
-      outside |= (delta > high) | (delta < -high);
-      s.limited[l] = delta;
-    } else {
-      s.limited[l] = at_most(high, at_least(-high, delta));
-    }
+    outside |= (delta > high) | (delta < -high);
     if (BACKWARD) {
       vec<T> dy = load(p.row(a.dy, b, first + l, block), w);
       if (a.z.data) {
@@ -340,7 +422,8 @@ void scan_tile(Block<T>& s, int64_t steps, const T* A, const T* B, int64_t B_row
   vec<T> h[NT];
   UNROLL for (int n = 0; n < NT; n++) h[n] = load(state + n * W);
   for (int64_t l = 0; l < steps; l++, B += B_row, C += C_row) {
-    const vec<T> delta = s.limited[l], x = s.x[l];
+    const vec<T> delta = s.delta[l], x = s.x[l];
+    fetch(s, l);
     vec<T> even = s.y[l], odd{};
     UNROLL for (int n = 0; n < NT; n++) {
       const vec<T> a = decay<CLAMP>(delta, load(A + n * W));
@@ -358,19 +441,19 @@ bool forward_unit(const Problem<T>& p, const T* A, const T* cap, int64_t b, int6
   constexpr int W = LANES<T>;
   const Arguments& a = p.arg;
   const int64_t N = p.states, size = N * W;
-  Scratch<T> states((last - first) * size);
-  Scratch<Block<T>> scratch(1);
-  if (!states.data || !scratch.data) return false;
-  Block<T>& s = *scratch.data;
+  Workspace& work = workspace;
+  if (!work.reserve(Workspace::room<T>((last - first) * size) + Workspace::room<Block<T>>(1))) return false;
+  T* states = work.take<T>((last - first) * size);
+  Block<T>& s = *work.take<Block<T>>(1);
   const T* initial = static_cast<const T*>(a.initial);
   for (int64_t j = first; j < last; j++)
-    p.gather(states.data + (j - first) * size, initial ? initial + b * p.channels * N : nullptr, j);
+    p.gather(states + (j - first) * size, initial ? initial + b * p.channels * N : nullptr, j);
   for (int64_t c = 0; c < p.chunks; c++) {
     const int64_t l0 = c * CHUNK, steps = p.length - l0 < CHUNK ? p.length - l0 : CHUNK;
     const T* B = static_cast<const T*>(a.B.data) + b * a.B.batch + l0 * a.B.length;
     const T* C = static_cast<const T*>(a.C.data) + b * a.C.batch + l0 * a.C.length;
     for (int64_t j = first; j < last; j++) {
-      T* h = states.data + (j - first) * size;
+      T* h = states + (j - first) * size;
       const T* Aj = A + j * size;
       const int64_t w = p.width(j);
       if (a.checkpoints) {
@@ -378,12 +461,16 @@ bool forward_unit(const Problem<T>& p, const T* A, const T* cap, int64_t b, int6
         for (int64_t n = 0; n < N; n++) store(to + n * p.channels, load(h + n * W), w);
       }
       prepare<T, false>(p, s, b, l0, steps, j, cap);
+      T* y = static_cast<T*>(a.y) + (b * p.length + l0) * p.channels + j * W;
+      s.streams = 0;
+      p.look_ahead(s, b, j + 1 < last ? l0 : l0 + CHUNK, j + 1 < last ? j + 1 : first);
+      watch(s, y, p.channels);
       tiles<TILE>(N, [&](auto tile, int64_t n) {
         constexpr int NT = decltype(tile)::value;
         if (s.extreme) scan_tile<T, NT, true>(s, steps, Aj + n * W, B + n, a.B.length, C + n, a.C.length, h + n * W);
         else scan_tile<T, NT, false>(s, steps, Aj + n * W, B + n, a.B.length, C + n, a.C.length, h + n * W);
+        s.streams = 0;
       });
-      T* y = static_cast<T*>(a.y) + (b * p.length + l0) * p.channels + j * W;
       for (int64_t l = 0; l < steps; l++) {
         vec<T> out = s.y[l];
         if (a.z.data) {
@@ -395,7 +482,7 @@ bool forward_unit(const Problem<T>& p, const T* A, const T* cap, int64_t b, int6
     }
   }
   T* final_state = static_cast<T*>(a.final_state) + b * p.channels * N;
-  for (int64_t j = first; j < last; j++) p.scatter(final_state, states.data + (j - first) * size, j);
+  for (int64_t j = first; j < last; j++) p.scatter(final_state, states + (j - first) * size, j);
   return true;
 }
 
@@ -422,14 +509,15 @@ template <class T> int forward(const Arguments& a) {
 template <class T, int NT, bool CLAMP>
 void reverse_tile(Block<T>& s, int64_t steps, int64_t N, const T* A, const T* B, int64_t B_row, const T* C,
                   int64_t C_row, const T* checkpoint, int64_t channels, int64_t w, bool gated, T* g_state, T* accB,
-                  T* accC, double* dA, vec<T> (*decays)[REVERSE_TILE], vec<T> (*states)[REVERSE_TILE]) {
+                  T* accC, double* dA, vec<T> (*decays)[REVERSE<T>], vec<T> (*states)[REVERSE<T>]) {
   constexpr int W = LANES<T>;
   {
     vec<T> h[NT];
     UNROLL for (int n = 0; n < NT; n++) states[0][n] = h[n] = load(checkpoint + n * channels, w);
     for (int64_t l = 0; l < steps; l++) {
-      const vec<T> delta = s.limited[l], x = s.x[l];
+      const vec<T> delta = s.delta[l], x = s.x[l];
       const T* Bl = B + l * B_row;
+      fetch(s, l);
       UNROLL for (int n = 0; n < NT; n++) {
         const vec<T> a = decay<CLAMP>(delta, load(A + n * W));
         h[n] = fma(a, h[n], x * all(Bl[n]));
@@ -453,12 +541,12 @@ void reverse_tile(Block<T>& s, int64_t steps, int64_t N, const T* A, const T* B,
   for (int64_t l = steps - 1; l >= 0; l--) {
     const vec<T> dy = s.dy[l], x = s.x[l], delta = s.delta[l];
     const T *Bl = B + l * B_row, *Cl = C + l * C_row;
-    T *rowB = accB + l * N * W, *rowC = accC + l * N * W;
+    vec<T> partB[NT], partC[NT];
     vec<T> sb = s.sb[l], sa = s.sa[l];
     UNROLL for (int n = 0; n < NT; n++) {
       const vec<T> gn = fma(dy, all(Cl[n]), g[n]);
-      store(rowC + n * W, fma(dy, h[n], load(rowC + n * W)));
-      store(rowB + n * W, fma(gn, x, load(rowB + n * W)));
+      partC[n] = dy * h[n];
+      partB[n] = gn * x;
       sb = fma(gn, all(Bl[n]), sb);
       g[n] = gn * decays[l][n];
       h[n] = states[l][n];
@@ -468,6 +556,8 @@ void reverse_tile(Block<T>& s, int64_t steps, int64_t N, const T* A, const T* B,
     }
     s.sb[l] = sb;
     s.sa[l] = sa;
+    store(accB + l * W, load(accB + l * W) + fold<T, NT>(partB));
+    store(accC + l * W, load(accC + l * W) + fold<T, NT>(partC));
   }
   for (int n = 0; n < NT; n++) {
     store(g_state + n * W, g[n]);
@@ -486,17 +576,18 @@ bool backward_unit(const Problem<T>& p, const T* A, const T* cap, const Partial<
   constexpr int W = LANES<T>;
   const Arguments& a = p.arg;
   const int64_t N = p.states, size = N * W;
-  Scratch<T> carried((last - first) * size), accumulators(2 * CHUNK * size);
-  Scratch<Block<T>> scratch(1);
-  Scratch<vec<T>> kept((2 * CHUNK + 1) * REVERSE_TILE);
-  if (!carried.data || !accumulators.data || !scratch.data || !kept.data) return false;
-  Block<T>& s = *scratch.data;
-  auto decays = reinterpret_cast<vec<T>(*)[REVERSE_TILE]>(kept.data);
+  Workspace& work = workspace;
+  if (!work.reserve(Workspace::room<T>((last - first) * size) + Workspace::room<T>(2 * CHUNK * size) +
+                    Workspace::room<Block<T>>(1) + Workspace::room<vec<T>>((2 * CHUNK + 1) * REVERSE<T>)))
+    return false;
+  T* carried = work.take<T>((last - first) * size);
+  T *accB = work.take<T>(2 * CHUNK * size), *accC = accB + CHUNK * size;
+  Block<T>& s = *work.take<Block<T>>(1);
+  auto decays = reinterpret_cast<vec<T>(*)[REVERSE<T>]>(work.take<vec<T>>((2 * CHUNK + 1) * REVERSE<T>));
   auto states = decays + CHUNK;
-  T *accB = accumulators.data, *accC = accB + CHUNK * size;
   const T* dfinal = static_cast<const T*>(a.dfinal);
   for (int64_t j = first; j < last; j++)
-    p.gather(carried.data + (j - first) * size, dfinal ? dfinal + b * p.channels * N : nullptr, j);
+    p.gather(carried + (j - first) * size, dfinal ? dfinal + b * p.channels * N : nullptr, j);
   std::memset(out.A + (b * p.blocks + first) * size, 0, (last - first) * size * sizeof(double));
   std::memset(out.D + (b * p.blocks + first) * W, 0, (last - first) * W * sizeof(double));
   std::memset(out.bias + (b * p.blocks + first) * W, 0, (last - first) * W * sizeof(double));
@@ -504,23 +595,32 @@ bool backward_unit(const Problem<T>& p, const T* A, const T* cap, const Partial<
     const int64_t l0 = c * CHUNK, steps = p.length - l0 < CHUNK ? p.length - l0 : CHUNK;
     const T* B = static_cast<const T*>(a.B.data) + b * a.B.batch + l0 * a.B.length;
     const T* C = static_cast<const T*>(a.C.data) + b * a.C.batch + l0 * a.C.length;
-    std::memset(accB, 0, steps * size * sizeof(T));
-    std::memset(accC, 0, steps * size * sizeof(T));
+    tiles<REVERSE<T>>(N, [&](auto, int64_t n) {
+      std::memset(accB + n * CHUNK * W, 0, steps * W * sizeof(T));
+      std::memset(accC + n * CHUNK * W, 0, steps * W * sizeof(T));
+    });
     for (int64_t j = first; j < last; j++) {
       const int64_t w = p.width(j);
       prepare<T, true>(p, s, b, l0, steps, j, cap);
+      const int64_t here = (b * p.length + l0) * p.channels + j * W;
+      s.streams = 0;
+      p.look_ahead(s, b, j + 1 < last ? l0 : l0 - CHUNK, j + 1 < last ? j + 1 : first);
+      watch(s, static_cast<T*>(a.du) + here, p.channels);
+      watch(s, static_cast<T*>(a.ddelta) + here, p.channels);
+      if (a.z.data) watch(s, static_cast<T*>(a.dz) + here, p.channels);
       const T* checkpoint = static_cast<const T*>(a.checkpoints) + (b * p.chunks + c) * N * p.channels + j * W;
-      tiles<REVERSE_TILE>(N, [&](auto tile, int64_t n) {
+      tiles<REVERSE<T>>(N, [&](auto tile, int64_t n) {
         constexpr int NT = decltype(tile)::value;
         auto run = s.extreme ? reverse_tile<T, NT, true> : reverse_tile<T, NT, false>;
         run(s, steps, N, A + j * size + n * W, B + n, a.B.length, C + n, a.C.length, checkpoint + n * p.channels,
-            p.channels, w, a.z.data != nullptr, carried.data + (j - first) * size + n * W, accB + n * W,
-            accC + n * W, out.A + (b * p.blocks + j) * size + n * W, decays, states);
+            p.channels, w, a.z.data != nullptr, carried + (j - first) * size + n * W, accB + n * CHUNK * W,
+            accC + n * CHUNK * W, out.A + (b * p.blocks + j) * size + n * W, decays, states);
+        s.streams = 0;
       });
       const vec<T> skip = a.D ? load(static_cast<const T*>(a.D) + j * W, w) : vec<T>{};
       vec<T> dD{}, dbias{};
       for (int64_t l = 0; l < steps; l++) {
-        const int64_t at = (b * p.length + l0 + l) * p.channels + j * W;
+        const int64_t at = here + l * p.channels;
         const vec<T> dy = s.dy[l];
         const vec<T> ddelta = fma(s.sa[l], all(UNFOLD<T>), s.sb[l] * s.u[l]) * s.slope[l];
         store(static_cast<T*>(a.du) + at, fma(s.sb[l], s.delta[l], dy * skip), w);
@@ -536,13 +636,17 @@ bool backward_unit(const Problem<T>& p, const T* A, const T* cap, const Partial<
     }
     T* dB = out.B + ((group * p.batch + b) * p.length + l0) * N;
     T* dC = out.C + ((group * p.batch + b) * p.length + l0) * N;
-    for (int64_t i = 0; i < steps * N; i++) {
-      dB[i] = sum(accB + i * W);
-      dC[i] = sum(accC + i * W);
-    }
+    tiles<REVERSE<T>>(N, [&](auto tile, int64_t n) {
+      constexpr int NT = decltype(tile)::value;
+      const T *fromB = accB + n * CHUNK * W, *fromC = accC + n * CHUNK * W;
+      for (int64_t l = 0; l < steps; l++) {
+        store_sums<T, NT>(dB + l * N + n, load(fromB + l * W), std::make_integer_sequence<int, NT>());
+        store_sums<T, NT>(dC + l * N + n, load(fromC + l * W), std::make_integer_sequence<int, NT>());
+      }
+    });
   }
   T* dinitial = static_cast<T*>(a.dinitial) + b * p.channels * N;
-  for (int64_t j = first; j < last; j++) p.scatter(dinitial, carried.data + (j - first) * size, j);
+  for (int64_t j = first; j < last; j++) p.scatter(dinitial, carried + (j - first) * size, j);
   return true;
 }
 
