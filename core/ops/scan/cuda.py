@@ -34,7 +34,7 @@ CARRY = 128  # (state, channel) pairs of a program of the carry
 def triton_missing(device: torch.device | str = "cuda") -> str:
     """Why the Triton kernels cannot run for tensors on ``device``, or an empty string."""
     device = torch.device(device)
-    if find_spec("triton") is None:
+    if not _importable("triton"):
         return "the package triton cannot be imported"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return ""
@@ -46,6 +46,13 @@ def triton_missing(device: torch.device | str = "cuda") -> str:
 def triton_available() -> bool:
     """Whether triton can be imported and there is a CUDA device, or Triton's interpreter is on."""
     return not triton_missing()
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # in sys.modules, but disabled or without a spec
+        return False
 
 
 def _kernels() -> ModuleType:
@@ -167,7 +174,9 @@ def forward(
                 SKIP=call.skips,
                 GATE=call.gates,
             )
-    return y, state.mT, before if save else before[:, :0]
+    if not save:
+        before = call.new(call.batch, 0, call.states, call.dim)
+    return y, state.mT, before
 
 
 @torch.no_grad()
