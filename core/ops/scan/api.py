@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.errors import UsageError
 from core.ops.scan import op, reference
-from core.ops.scan.choice import backend_for
+from core.ops.scan.choice import backend_for, named
 from core.ops.scan.reference import accumulate_dtype
 
 
@@ -66,29 +66,26 @@ def selective_scan(
     backend; ResourceError for one that cannot run here.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    if torch.compiler.is_compiling():
-        name = backend
-    else:
+    inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    if not torch.compiler.is_compiling():
         stateful = initial_state is not None or return_final_state
-        name = backend_for(u.device, u.dtype, backend, stateful=stateful)
-    if name == "reference" and not torch.compiler.is_compiling():
-        with torch.autocast(u.device.type, enabled=False):
-            y, state = reference.scan(
-                u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state
-            )
-    elif name == "mamba_ssm" and not torch.compiler.is_compiling():
-        from core.ops.scan import cuda
+        backend = named(backend)
+        if backend == "reference":
+            with torch.autocast(u.device.type, enabled=False):
+                y, state = reference.scan(*inputs[:8], delta_softplus, initial_state)
+            return (y, state) if return_final_state else y
+        if u.is_cuda and backend_for(u.device, u.dtype, backend, stateful=stateful) == "mamba_ssm":
+            from core.ops.scan import cuda
 
-        return cuda.mamba_ssm(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    else:
-        inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-        # An exported graph keeps no checkpoints: it seldom learns, and can compute them when it does.
-        save = (
-            torch.is_grad_enabled()
-            and not torch.compiler.is_exporting()
-            and any(t is not None and t.requires_grad for t in inputs)
-        )
-        y, state, _ = op.scan(*inputs, delta_softplus, name, save)
+            return cuda.mamba_ssm(*inputs[:8], delta_softplus)
+    # An exported graph keeps no checkpoints: it seldom learns, and can compute them when it does.
+    save = (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_exporting()
+        and any(t is not None and t.requires_grad for t in inputs)
+    )
+    # The operator chooses the backend when it runs: a tensor without data must not build a kernel.
+    y, state, _ = op.scan(*inputs, delta_softplus, backend, save)
     return (y, state) if return_final_state else y
 
 

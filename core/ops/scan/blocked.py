@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.grid import ceil_div
 from core.ops.scan.reference import CHUNK, accumulate_dtype
 
 # Elements of one of a span's arrays: 4 MB stay in a CPU's third-level cache, and a GPU wants enough
@@ -48,13 +49,19 @@ class _Block(NamedTuple):
     lanes: int
 
 
+def _even(size: int, limit: int) -> int:
+    """The size of equal parts of at most ``limit``, at least 1."""
+    return max(1, ceil_div(size, max(1, ceil_div(size, limit))))
+
+
 def _blocks(u: Tensor, state: int) -> Iterator[_Block]:
     """Cut batch and channels such that one chunk of a block fits a span."""
     batch, length, dim = u.shape
-    limit = max(1, _SPAN.get(u.device.type, _SPAN_ELSEWHERE) // (CHUNK * state))
-    width = max(1, min(dim, limit))
-    depth = max(1, min(batch, limit // width))
-    lanes = min(limit // (width * depth), -(-length // CHUNK))
+    steps = max(1, min(CHUNK, length))
+    limit = max(1, _SPAN.get(u.device.type, _SPAN_ELSEWHERE) // (steps * state))
+    width = _even(dim, limit)
+    depth = _even(batch, limit // max(1, width))
+    lanes = min(limit // max(1, width * depth), ceil_div(length, CHUNK))
     lanes = lanes if lanes >= _FEWEST_LANES else 1
     for b in range(0, batch, depth):
         for d in range(0, dim, width):
@@ -90,7 +97,7 @@ def _spans(length: int, lanes: int) -> list[_Span]:
     spans = []
     for start in range(0, length, lanes * CHUNK):
         stop = min(start + lanes * CHUNK, length)
-        spans.append(_Span(start, stop, min(CHUNK, stop - start), -(-(stop - start) // CHUNK)))
+        spans.append(_Span(start, stop, min(CHUNK, stop - start), ceil_div(stop - start, CHUNK)))
     return spans
 
 
@@ -239,7 +246,7 @@ def forward(
     (batch, length, dim), state = u.shape, A.shape[1]
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     final = wide_u.new_empty(batch, dim, state)
-    kept = wide_u.new_empty(batch, -(-length // CHUNK) if save else 0, state, dim)
+    kept = wide_u.new_empty(batch, ceil_div(length, CHUNK) if save else 0, state, dim)
     A, D, bias = A.to(wide).t().contiguous(), _to(D, wide), _to(delta_bias, wide)  # A: (N, D)
     for block in _blocks(u, state):
         b, d = block.batch, block.channels

@@ -127,9 +127,11 @@ def test_an_exported_model_learns(make):
     torch.testing.assert_close(*grads)
 
 
-def test_tensors_without_data(make):
+def test_tensors_without_data(monkeypatch, make):
     inputs = make(2, 70, 3, 4)
     real = selective_scan(**inputs, return_final_state=True)
+    # Building the C++ now would test it with tensors that have no data, and give it up.
+    monkeypatch.setattr(native, "available", lambda: pytest.fail("a backend was looked for"))
     meta = {name: t.to("meta") for name, t in inputs.items()}
     found = [selective_scan(**meta, return_final_state=True)]
     with FakeTensorMode() as mode:
