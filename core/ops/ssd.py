@@ -36,6 +36,7 @@ y * silu(z), without their optional norm; no second derivatives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -197,9 +198,11 @@ def chunk_scan(
     if not torch.compiler.is_exporting():
         return torch.ops.triptych.chunk_scan(x, weight, a, B, C, state, chunk)
     a = a.expand(1, length, h) if a.ndim == 1 else a
+    count = _count(length, chunk)
     # Padded steps add nothing to the state (x = 0) and keep it (a = 0).
-    parts = [None if t is None else _padded(t, chunk) for t in (x, weight, a, B, C)]
-    y, final = _chunks(*_cast(parts, acc), state, _carry_traced)
+    parts = [None if t is None else _padded(t, count, chunk) for t in (x, weight, a, B, C)]
+    carry = partial(_carry_traced, groups=_count(length, chunk * GROUP))
+    y, final = _chunks(*_cast(parts, acc), state, carry)
     return _cropped(y, length), final
 
 
@@ -208,17 +211,22 @@ def _known(length: int) -> bool:
     return isinstance(length, int) and not torch.compiler.is_dynamo_compiling()
 
 
-def _padded(t: Tensor, chunk: int) -> Tensor:
-    """(b, l, ...) -> (b, c, k, ...) with zeros at the end.
+def _count(length: int, size: int) -> int:
+    """How many spans of ``size`` hold ``length`` steps.
 
-    A symbolic l gets one chunk too many: the exporter can prove that there are two or more, and
-    would fix the length otherwise.  ``unfold`` and indexing, since for views of a symbolic l it
-    fails to prove that c divides c k.
+    One too many for a symbolic length: the exporter can prove that there are two or more, and would
+    fix the length otherwise.  It cannot for a count of counts, so each comes from the length.
     """
-    length = t.shape[1]
-    count = ceil_div(length if _known(length) else length + chunk, chunk)
-    t = F.pad(t, [0, 0] * (t.ndim - 2) + [0, count * chunk - length])
-    return t.unfold(1, chunk, chunk).movedim(-1, 2)
+    return ceil_div(length if _known(length) else length + size, size)
+
+
+def _padded(t: Tensor, count: int, size: int) -> Tensor:
+    """(b, l, ...) -> (b, count, size, ...) with zeros at the end.
+
+    ``unfold``: of a view the exporter fails to prove that ``count`` divides the length.
+    """
+    t = F.pad(t, [0, 0] * (t.ndim - 2) + [0, count * size - t.shape[1]])
+    return t.unfold(1, size, size).movedim(-1, 2)
 
 
 def _cropped(t: Tensor, length: int) -> Tensor:
@@ -322,12 +330,14 @@ def _carry(
     return before, state
 
 
-def _carry_traced(log_total: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def _carry_traced(
+    log_total: Tensor, added: Tensor, state: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
     """The same without a loop: decay matrices over GROUP chunks, then over the groups."""
     chunks = added.shape[1]
     log_total = log_total.expand(added.shape[0], -1, -1)
-    log_total = _padded(log_total, GROUP)  # (b, groups, GROUP, h)
-    added = _padded(added, GROUP)
+    log_total = _padded(log_total, groups, GROUP)  # (b, groups, GROUP, h)
+    added = _padded(added, groups, GROUP)
     nothing = torch.zeros_like(added[:, :, 0])
     before, after = _carry_matrix(log_total, added, nothing)
     entry, final = _carry_matrix(log_total.sum(2), after, state)
