@@ -87,13 +87,21 @@ template <class T> inline void store(T* p, vec<T> v, int64_t n) {
   if (n == LANES<T>) store(p, v);
   else std::memcpy(p, &v, n * sizeof(T));
 }
+// Lane i of the result is lane AT[i] of a followed by b.
+template <class T, int... AT> inline vec<T> shuffle(vec<T> a, vec<T> b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, AT...);
+#else                                             // GCC has the other one from version 12 only
+  return __builtin_shuffle(a, b, typename Vector<T>::bits{AT...});
+#endif
+}
 // Sums of NT vectors over lanes, as far as one vector can hold them: lanes [i W/NT, (i+1) W/NT) of the
 // result add up to the sum of v[i]. Halves first, then halves of halves.
-template <class T, int PART, int... AT> inline vec<T> fold(vec<T> a, vec<T> b, std::integer_sequence<int, AT...>) {
+template <class T, int PART, int... AT>
+inline vec<T> fold(vec<T> a, vec<T> b, std::integer_sequence<int, AT...>) {
   constexpr int HALF = PART / 2;
-  // Lane AT of the result is lane AT % HALF of part (AT / HALF); parts of a come before those of b.
-  return __builtin_shufflevector(a, b, (AT / HALF * PART + AT % HALF)...) +
-         __builtin_shufflevector(a, b, (AT / HALF * PART + AT % HALF + HALF)...);
+  return shuffle<T, (AT / HALF * PART + AT % HALF)...>(a, b) +
+         shuffle<T, (AT / HALF * PART + AT % HALF + HALF)...>(a, b);
 }
 template <class T, int NT> inline vec<T> fold(const vec<T>* v) {
   constexpr int W = LANES<T>;
@@ -103,23 +111,20 @@ template <class T, int NT> inline vec<T> fold(const vec<T>* v) {
     return fold<T, 2 * W / NT>(a, b, std::make_integer_sequence<int, W>());
   }
 }
-
 // Finishes fold: writes the NT sums themselves.
-template <class T, int STEP, int... AT> inline vec<T> swap_lanes(vec<T> v, std::integer_sequence<int, AT...>) {
-  return __builtin_shufflevector(v, v, (AT ^ STEP)...);
+template <class T, int STEP, int... AT>
+inline vec<T> swap_lanes(vec<T> v, std::integer_sequence<int, AT...>) {
+  return shuffle<T, (AT ^ STEP)...>(v, v);
 }
-template <class T, int NT, int... AT> inline void store_sums(T* to, vec<T> v, std::integer_sequence<int, AT...>) {
+template <class T, int NT, int... AT>
+inline void store_sums(T* to, vec<T> v, std::integer_sequence<int, AT...> lanes) {
   constexpr int W = LANES<T>;
-  const auto lanes = std::make_integer_sequence<int, W>();
   if constexpr (W / NT >= 16) v = v + swap_lanes<T, 8>(v, lanes);
   if constexpr (W / NT >= 8) v = v + swap_lanes<T, 4>(v, lanes);
   if constexpr (W / NT >= 4) v = v + swap_lanes<T, 2>(v, lanes);
   if constexpr (W / NT >= 2) v = v + swap_lanes<T, 1>(v, lanes);
-  if constexpr (NT == 1) *to = v[0];
-  else {
-    const auto sums = __builtin_shufflevector(v, v, (AT * (W / NT))...);
-    std::memcpy(to, &sums, sizeof sums);
-  }
+  v = shuffle<T, (AT * (W / NT) % W)...>(v, v);
+  std::memcpy(to, &v, NT * sizeof(T));
 }
 
 template <class V> inline V fma(V a, V b, V c) { return a * b + c; }
@@ -632,8 +637,8 @@ bool backward_unit(const Problem<T>& p, const T* A, const T* cap, const Partial<
       constexpr int NT = decltype(tile)::value;
       const T *fromB = accB + n * CHUNK * W, *fromC = accC + n * CHUNK * W;
       for (int64_t l = 0; l < steps; l++) {
-        store_sums<T, NT>(dB + l * N + n, load(fromB + l * W), std::make_integer_sequence<int, NT>());
-        store_sums<T, NT>(dC + l * N + n, load(fromC + l * W), std::make_integer_sequence<int, NT>());
+        store_sums<T, NT>(dB + l * N + n, load(fromB + l * W), std::make_integer_sequence<int, W>());
+        store_sums<T, NT>(dC + l * N + n, load(fromC + l * W), std::make_integer_sequence<int, W>());
       }
     });
   }
