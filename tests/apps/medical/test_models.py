@@ -123,6 +123,9 @@ PUBLISHED = [  # millions of parameters, in the papers' configurations
     ("swin_unetr", 3, {"affine": False, "feature_size": 48}, 1, 14, 62.19),
     ("swin_unet", 2, {}, 3, 9, 27.17),
     ("cswin_unet", 2, {}, 3, 9, 23.57),
+    ("umamba_bot", 3, {}, 1, 4, 42.12),
+    ("segmamba", 3, {}, 4, 4, 67.42),
+    ("swin_umamba", 2, {}, 1, 13, 59.89),
     ("vm_unet", 2, {}, 3, 1, 27.43),
     (
         "vm_unet",
