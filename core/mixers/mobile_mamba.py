@@ -137,9 +137,9 @@ def haar(x: Tensor) -> Tensor:
 
     Orthonormal; an odd axis is zero-padded.
     """
-    for axis in reversed(grid.axes(x.ndim - 2)):
-        n = grid.ceil_div(x.shape[axis], 2)
-        x = grid.pad_to(x, [2 * n if a == axis else x.shape[a] for a in grid.axes(x.ndim - 2)])
+    cells = [grid.ceil_div(s, 2) for s in x.shape[1:-1]]
+    x = grid.pad_to(x, [2 * n for n in cells])
+    for axis, n in reversed(list(enumerate(cells, 1))):
         a, b = x.unflatten(axis, (n, 2)).unbind(axis + 1)
         x = torch.stack((a + b, a - b), -1).flatten(-2) * 0.5**0.5
     return x
@@ -150,4 +150,9 @@ def unhaar(x: Tensor, S: torch.Size) -> Tensor:
     for axis in grid.axes(x.ndim - 2):
         low, high = x.unflatten(-1, (-1, 2)).unbind(-1)
         x = torch.stack((low + high, low - high), axis + 1).flatten(axis, axis + 1) * 0.5**0.5
-    return grid.crop_to(x, S)
+    if grid.is_static(S):
+        return grid.crop_to(x, S)
+    # A cut is a view, whose strides become guards of an export that keep an even size even.
+    for axis, size in enumerate(S, 1):
+        x = x.index_select(axis, torch.arange(size, device=x.device))
+    return x
