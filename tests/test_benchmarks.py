@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from core.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,3 +49,116 @@ def test_bootstrap_interval_holds_the_mean_and_narrows():
     assert few["low"] < few["mean"] < few["high"]
     assert few["undefined"] == 2
     assert many["high"] - many["low"] < (few["high"] - few["low"]) / 3
+
+
+# ---- variants of networks, and results that grow ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "title", "ablation"),
+    [
+        ("dynunet", "dynunet", "DynUNet", None),
+        (
+            "umamba_bot", "umamba_bot", "U-Mamba Bot", "umamba_bot:mixer=none",
+        ),
+        (
+            "umamba_bot:mixer=None", "umamba_bot:mixer=none", "U-Mamba Bot, Mamba layer removed",
+            None,
+        ),
+        (
+            "umamba_enc:residual=True", "umamba_enc:residual=true",
+            "U-Mamba Enc, with a residual around Mamba", "umamba_bot:mixer=none",
+        ),
+        (
+            "segmamba:path=bidirectional,feature_size=8", "segmamba:feature_size=8,path=bidirectional",
+            "SegMamba-style, path=bidirectional, feature_size=8",
+            "segmamba:feature_size=8,mixer=none",
+        ),
+        (
+            "vm_unet:depths=[1,2,2],mixer=depthwise", "vm_unet:depths=[1,2,2],mixer=depthwise",
+            "VM-UNet, depths=[1,2,2], depthwise in Mamba's place",
+            "vm_unet:depths=[1,2,2],mixer=none",
+        ),
+    ],
+)  # fmt: skip
+def test_variants(text: str, key: str, title: str, ablation: str | None) -> None:
+    Variant = script("segmentation_cv").Variant
+    variant = Variant.parse(text)
+    assert (variant.key, variant.title) == (key, title)
+    assert Variant.parse(variant.key) == variant
+    assert ":" not in variant.folder
+    assert (None if variant.ablation is None else variant.ablation.key) == ablation
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("umamba_boot", "Did you mean 'umamba_bot'"),
+        ("umamba_bot:mixr=none", "Did you mean 'mixer'"),
+        ("umamba_bot:mixer", "name:option=value"),
+    ],
+)
+def test_unknown_variants_are_refused(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        script("segmentation_cv").Variant.parse(text)
+
+
+CASES = ["a", "b", "c"]
+
+
+def result(**dice: list[float | None]) -> dict[str, Any]:
+    """A result of three cases and one label."""
+    return {
+        "dataset": "d", "cases": 3, "folds": [0], "steps": 4, "batch": 2, "patch": [8, 8],
+        "peak_learning_rate": 0.1, "seed": 0, "note": None, "environment": {"commit": "c"},
+        "models": {k: {"title": k, "ablation": None, "labels": {"x": {}}} for k in dice},
+        "case_ids": CASES, "dice": {k: {"x": v} for k, v in dice.items()},
+    }  # fmt: skip
+
+
+def test_networks_are_compared_case_by_case() -> None:
+    made = result(dynunet=[0.5, 0.6, 0.7], m=[0.6, 0.6, None], m_without=[0.3, 0.3, 0.3])
+    made["models"]["m"]["ablation"] = "m_without"
+    made["models"]["m_without"]["ablation"] = "not there"
+    script("segmentation_cv").compare(made)
+    models = made["models"]
+    assert models["m"]["dice_minus_dynunet"]["x"]["mean"] == pytest.approx(0.05)
+    assert models["m"]["dice_minus_dynunet"]["x"]["undefined"] == 1
+    assert models["m"]["dice_minus_ablation"]["x"]["mean"] == pytest.approx(0.3)
+    assert "dice_minus_dynunet" not in models["dynunet"]
+    assert "dice_minus_ablation" not in models["m_without"]
+    assert models["m_without"]["dice_minus_dynunet"]["x"]["mean"] == pytest.approx(-0.3)
+
+
+def test_a_result_grows_and_keeps_what_it_had() -> None:
+    module = script("segmentation_cv")
+    old, new = result(dynunet=[0.5] * 3, unet=[0.4] * 3), result(m=[0.6] * 3, unet=[0.3] * 3)
+    grown = module.added(old, new)
+    assert list(grown["models"]) == ["dynunet", "unet", "m"]
+    assert grown["dice"]["unet"]["x"] == [0.3] * 3  # the later training
+    assert grown["additions"][0]["models"] == ["m", "unet"]
+    assert grown["environment"] == old["environment"]
+    module.compare(grown)
+    assert grown["models"]["m"]["dice_minus_dynunet"]["x"]["mean"] == pytest.approx(0.1)
+
+    before = {k: v for k, v in old.items() if k not in ("case_ids", "dice")}  # of an older script
+    before["models"]["unet"]["dice_minus_dynunet"] = "as it was"
+    grown = module.added(before, result(m=[0.6] * 3))
+    module.compare(grown)
+    assert grown["models"]["unet"]["dice_minus_dynunet"] == "as it was"
+    assert "dice_minus_dynunet" not in grown["models"]["m"]  # nothing to pair it with
+
+
+@pytest.mark.parametrize("key", ["dataset", "cases", "folds", "steps", "batch", "patch", "seed"])
+def test_results_of_another_budget_are_not_mixed(key: str) -> None:
+    old, new = result(dynunet=[0.5] * 3), result(m=[0.6] * 3)
+    old[key] = "another"
+    with pytest.raises(UsageError, match=f"--add: {key} is"):
+        script("segmentation_cv").added(old, new)
+
+
+def test_results_are_written_compactly_and_read_back() -> None:
+    made = result(m=[0.25, None, 1.0])
+    text = script("segmentation_cv").written(made)
+    assert json.loads(text) == made
+    assert "[ 0.25, null, 1.0 ]" in text
