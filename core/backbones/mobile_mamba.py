@@ -1,7 +1,7 @@
 """MobileMamba: a three-stage backbone for small devices.
 
-Paper: He et al., "MobileMamba: Lightweight Multi-Receptive Visual Mamba Network", CVPR 2025
-(figure 3, table 2).  Code it corresponds to: lewandofskee/MobileMamba 0980f48.
+Paper: He et al., "MobileMamba: Lightweight Multi-Receptive Visual Mamba Network", CVPR
+2025.  Code it corresponds to: lewandofskee/MobileMamba 0980f48.
 
 Deviates from the code: any rank and any size; and see ``core/mixers/mobile_mamba.py``.  With its
 weights mapped onto ``mobile_mamba_t2`` and ``mobile_mamba_b1``, all maps agree to 5.2e-6 relative

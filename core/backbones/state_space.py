@@ -51,12 +51,12 @@ def vmamba(
     down: Literal["conv", "merge"] = "conv",
     mixer: Mixer = None,
 ) -> tuple[StageConfig, ...]:
-    """VMamba (Liu et al., NeurIPS 2024, section 4 and figure 3), code MzeroMiko/VMamba.
+    """VMamba (Liu et al., NeurIPS 2024), code MzeroMiko/VMamba.
 
     The defaults are its second version: two strided convolutions as ``stem``, a convolution to go
     ``down``, SS2D without gate.  The first ("vanilla", which VM-UNet and Swin-UMamba are made of)
     has ``d_state=16, gate=True, conv_bias=True, ffn_ratio=None, stem="patch", down="merge"``.
-    ``vmamba_t`` is s1l8, the one in the paper's table 1; ``vmamba_t_s2l5`` is the earlier one.
+    ``vmamba_t`` is s1l8, which the authors' table has as VMamba-T; ``vmamba_t_s2l5`` is the earlier.
 
     Parameter counts are those of MzeroMiko/VMamba 2ed52ea to the last digit.  With its weights
     mapped onto ``vmamba_t``, ``vmamba_t_s2l5`` and ``vanilla_vmamba_t``, all four maps agree to
@@ -105,7 +105,7 @@ def vim(
     class_token: bool = True,
     mixer: Mixer = None,
 ) -> tuple[StageConfig, ...]:
-    """Vision Mamba (Zhu et al., ICML 2024, section 3.3 and table 1), code hustvl/Vim.
+    """Vision Mamba (Zhu et al., ICML 2024), code hustvl/Vim.
 
     Bidirectional "v2" blocks without feed-forward, RMS norms, a class token in the middle of the
     sequence.  ``position`` is the grid that the learned position embedding is made for (224 / 16).
@@ -147,10 +147,10 @@ def vir(
     class_token: bool = True,
     mixer: Mixer = None,
 ) -> tuple[StageConfig, ...]:
-    """ViR, a ViT with retention (Hatamizadeh et al., 2023, section 3), code anom63931/ViR.
+    """ViR, a ViT with retention (Hatamizadeh et al., 2023), code anom63931/ViR.
 
     Causal along the raster of patches, with a class token at the end, which has seen them all.
-    ``position`` and more than one stage as in :func:`vim`.
+    ``position`` and more than one stage as in :func:`vim`.  That code has the sizes S, B and L.
 
     Deviates from the code: its parallel form takes a softmax of the scores times the mask, which
     its recurrent and chunkwise forms do not, so that they disagree (by 125 % at the logits); here
@@ -200,13 +200,16 @@ def efficient_vmamba(
     patch: grid.PerAxis = 4,
     mixer: Mixer = None,
 ) -> tuple[StageConfig, ...]:
-    """EfficientVMamba (Pei et al., AAAI 2025, figure 4 and table 1), code TerryPei/EfficientVMamba.
+    """EfficientVMamba (Pei et al., AAAI 2025), code TerryPei/EfficientVMamba.
 
     The first ``scanned`` stages scan every ``skip``-th position beside a local convolution; the
-    others are inverted residuals.  Widths are those of the training logs and the paper, to which
-    the repository's configs (96 channels for S) do not agree.  Parameter counts are those of the
-    training logs; with the weights of TerryPei/EfficientVMamba 0bc5ee2 mapped onto ``..._t`` and
-    ``..._b``, all maps agree to 1.2e-6 relative (L2) at sizes that the code need not pad.
+    others are inverted residuals.  Widths are those of the training logs, with which the
+    repository's configs (96 channels for S) do not agree; and so are the parameter counts.  With
+    the weights of its 0bc5ee2 mapped onto ``efficient_vmamba_t`` and ``_b``, all maps agree to
+    1.2e-6 relative (L2) at sizes that the code need not pad.
+
+    A program exported with dynamic sizes wants maps of more than ``skip`` positions on each axis in
+    the scanned stages.
     """
     stage_count(dims=dims, depths=depths)
 

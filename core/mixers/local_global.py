@@ -1,7 +1,7 @@
 """A mixer beside a local convolution, each weighted channel by channel and added.
 
 Paper: Pei et al., "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba", AAAI 2025
-(section 3.2, efficient visual state space block).
+(efficient visual state space block).
 Code it corresponds to: TerryPei/EfficientVMamba, ``VSSBlock`` and ``BiAttn``: one gate weighs both
 branches, each by its own mean over the grid.
 

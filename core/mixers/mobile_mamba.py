@@ -1,7 +1,7 @@
 """MobileMamba's mixer: part of the channels sees far, part near, the rest passes.
 
 Paper: He et al., "MobileMamba: Lightweight Multi-Receptive Visual Mamba Network", CVPR 2025
-(section 3.2: multi-receptive field feature interaction, MRFFI).
+(multi-receptive field feature interaction, MRFFI).
 Code it corresponds to: lewandofskee/MobileMamba, ``MobileMambaModule``, ``MBWTConv2d`` and ``SS2D``.
 
     far  = scale1 * mamba(x1) + unhaar(scale2 * depthwise(haar(x1)))
