@@ -144,13 +144,19 @@ def _write(network: nn.Module, windows: Tensor, format: str, path: Path) -> bool
 def _torchscript(network: nn.Module, windows: Tensor, path: Path) -> bool:
     import torch
 
+    from core.ops.scan.plain import decomposed
+
     with torch.no_grad():
         try:
             traced = torch.jit.trace(network, windows[:1], check_trace=False)
+            ordinary = "triptych::" not in str(traced.inlined_graph)
         except Exception:
+            ordinary = False
+        if not ordinary:
             # Code that computes with sizes does not survive the older tracer, which hands it
-            # tensors for integers; in the newer one's graph the sizes are already numbers.
-            fixed = torch.export.export(network, (windows[:1],)).module()
+            # tensors for integers; in the newer one's graph the sizes are already numbers.  And
+            # only there can our own operators be replaced by ones that every PyTorch has.
+            fixed = decomposed(torch.export.export(network, (windows[:1],))).module()
             traced = torch.jit.trace(fixed, windows[:1], check_trace=False)
     traced.save(str(path))
     with torch.no_grad():  # a trace may have frozen the batch size into a reshape
@@ -185,12 +191,15 @@ def _program(network: nn.Module, windows: Tensor) -> tuple[torch.export.Exported
     """The traced graph, with a free batch if the network's code allows one."""
     import torch
 
+    from core.ops.scan.plain import decomposed
+
     batch = torch.export.Dim("batch", min=1, max=64)
     with torch.no_grad():
         try:
-            return torch.export.export(network, (windows,), dynamic_shapes=({0: batch},)), True
+            program = torch.export.export(network, (windows,), dynamic_shapes=({0: batch},))
+            return decomposed(program), True
         except Exception:  # a constraint the tracer cannot prove; the fixed batch still may work
-            return torch.export.export(network, (windows[:1],)), False
+            return decomposed(torch.export.export(network, (windows[:1],))), False
 
 
 def _check(

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from apps.medical import catalog, models
 from apps.medical import export as module
 from apps.medical.export import TOLERANCE, export
-from apps.medical.store import Model, load_model
+from apps.medical.store import Model, ModelSpec, NetworkSpec, load_model
 from core.errors import DataError, UsageError
+from core.files import plain
 
 
 @pytest.mark.parametrize("format", ["torchscript", "torch_export", "onnx"])
@@ -42,6 +44,40 @@ def test_equal_to_the_network(tmp_path, model_3d, format) -> None:
         else:
             got = torch.export.load(path).module()(x).numpy()
     np.testing.assert_allclose(got, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        "torchscript",
+        pytest.param("torch_export", marks=pytest.mark.slow),
+        pytest.param("onnx", marks=pytest.mark.slow),
+    ],
+)
+def test_mamba_leaves_in_ordinary_operators(tmp_path, make_plan, format) -> None:
+    """No operator of ours is in the file: a program without this project must read it."""
+    options = {"feature_size": 4, "depths": [1], "strides": [], "width": 4, "last": False}
+    options = plain(catalog.resolve("segmamba", 2, **options))
+    spec = ModelSpec(
+        name="scans",
+        network=NetworkSpec(
+            name="segmamba", rank=2, in_channels=1, out_channels=3, options=options
+        ),
+        plan=make_plan(rank=2, patch=[24, 12]),
+        labels={0: "background", 2: "front", 5: "back"},
+    )
+    torch.manual_seed(0)
+    network = models.build("segmamba", 2, 1, 3, **options).eval()
+    report = export(Model((network,), spec, tmp_path), tmp_path / "out", format)
+    assert report["check"]["max_abs_difference"] <= TOLERANCE
+    file = tmp_path / "out" / report["file"]
+    if format == "torch_export":  # the file tells where each node came from, too
+        written = str(torch.export.load(file).graph)
+    elif format == "torchscript":
+        written = str(torch.jit.load(str(file)).inlined_graph)
+    else:
+        written = str(file.read_bytes())
+    assert "triptych" not in written
 
 
 def test_exporters_keep_off_the_streams(tmp_path, model_3d, monkeypatch, capfd) -> None:
