@@ -7,7 +7,7 @@ Paper: Sun et al., "Retentive Network", 2023 (arXiv:2307.08621): equation 5 (par
 
 Letters: b batch, l length, h heads, k key size, v value size; each head has one decay in (0, 1).
 It is Mamba-2's recurrence with x = v, B = k, C = q, one group a head, and a log decay that does
-not depend on the step, so the chunkwise form is ``core.ops.ssd.chunk_scan``.
+not depend on the step, so the chunkwise form is ``core.ops.chunk_scan``.
 
 Bidirectional retention weights a pair by decay^|i - j|.  Its chunkwise and recurrent forms are the
 causal one, plus the causal one of the reversed sequence, less the diagonal, which both contain.
@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from core.errors import UsageError, unknown
-from core.ops.ssd import CHUNK, accumulator, autocast_device, chunk_scan, wide
+from core.ops.checks import check_tensors, numbers
+from core.ops.chunk_scan import CHUNK, chunk_scan
+from core.ops.precision import accumulate_dtype, log_decay_dtype, without_autocast
 
 Form = Literal["auto", "parallel", "recurrent", "chunkwise"]
 PARALLEL = 128  # steps up to which ``auto`` takes the parallel form
@@ -50,9 +52,9 @@ def retention(
     for ``recurrent``.  ``auto`` is parallel for up to 128 steps and chunkwise beyond (always
     chunkwise under torch.export, where the length is not known).  Everything accumulates in
     float32 (float64 for float64 input), under autocast too.  Raises UsageError for an unknown
-    form, shapes that do not fit together, or a state without ``causal``.
+    form, shapes, types or devices that do not fit together, or a state without ``causal``.
     """
-    check(q, k, v, decay, initial_state)
+    check("retention", q, k, v, decay, initial_state)
     if form not in get_args(Form):
         raise UsageError(unknown("form of retention", form, get_args(Form)))
     if chunk < 1:
@@ -65,8 +67,8 @@ def retention(
     if form == "auto":
         short = not torch.compiler.is_compiling() and q.shape[1] <= PARALLEL
         form = "parallel" if short else "chunkwise"
-    acc = accumulator(v.dtype)
-    with torch.autocast(autocast_device(v), enabled=False):
+    acc = accumulate_dtype(v.dtype)
+    with without_autocast(v):
         q, k, wide_v = q.to(acc), k.to(acc), v.to(acc)
         if form == "parallel":
             y, final = parallel(q, k, wide_v, decay, causal, initial_state)
@@ -84,10 +86,12 @@ def retention_step(
 ) -> tuple[Tensor, Tensor]:
     """One step (equation 6): state (b, h, k, v); q, k (b, h, k); v (b, h, v); decay (h,).
 
-    Returns y (b, h, v) in v's dtype and the new state (the old one is left as it is).
+    Returns y (b, h, v) in v's dtype and the new state (the old one is left as it is).  Raises
+    UsageError for shapes that do not fit together.
     """
-    with torch.autocast(autocast_device(v), enabled=False):
-        acc = accumulator(v.dtype)
+    check("retention_step", q, k, v, decay, state)
+    with without_autocast(v):
+        acc = accumulate_dtype(v.dtype)
         q, k, wide_v = q.to(acc), k.to(acc), v.to(acc)
         state = decay.to(acc)[:, None, None] * state.to(acc)
         state = state + k.unsqueeze(-1) * wide_v.unsqueeze(-2)
@@ -106,7 +110,7 @@ def one_way(
     """The causal recurrent or chunkwise form, in the accumulating dtype."""
     if form == "chunkwise":
         state = None if initial_state is None else initial_state.mT
-        y, final = chunk_scan(v, None, decay.to(wide(decay)).log(), k, q, state, chunk)
+        y, final = chunk_scan(v, None, decay.to(log_decay_dtype(decay)).log(), k, q, state, chunk)
         return y, final.mT
     b, _, h, size = q.shape
     state = initial_state
@@ -126,7 +130,7 @@ def parallel(
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (b, h, l, .)
     steps = torch.arange(q.shape[2], device=q.device)
     distance = (steps[:, None] - steps).abs()
-    log_decay = decay.to(wide(decay)).log()[:, None, None]
+    log_decay = decay.to(log_decay_dtype(decay)).log()[:, None, None]
     D = (log_decay * distance).exp().to(v.dtype)  # (h, l, l)
     y = (q @ k.mT * (D.tril() if causal else D)) @ v
     if not causal:
@@ -141,23 +145,23 @@ def parallel(
     return y.transpose(1, 2), final
 
 
-def check(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, initial_state: Tensor | None) -> None:
-    """Raises UsageError for shapes that do not fit those of q (b, l, h, k) and v (b, l, h, v)."""
-    if q.ndim != 4 or v.ndim != 4:
+def check(name: str, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor | None) -> None:
+    """UsageError unless all fit to q (b, l, h, k) and v (b, l, h, v); for the step without l."""
+    step = name == "retention_step"
+    lead = "(batch, " if step else "(batch, length, "
+    if q.ndim != 4 - step or v.ndim != 4 - step:
         raise UsageError(
-            f"retention: q is {tuple(q.shape)} and v is {tuple(v.shape)}; give (batch, length, "
-            "heads, key size) and (batch, length, heads, value size)"
+            f"{name}: q is {numbers(q.shape)} and v is {numbers(v.shape)}; give "
+            f"{lead}heads, key size) and {lead}heads, value size)"
         )
-    b, length, h, size = q.shape
-    wanted: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
-        ("k", k, (b, length, h, size)),
-        ("v", v, (b, length, h, v.shape[-1])),
-        ("decay", decay, (h,)),
-        ("initial_state", initial_state, (b, h, size, v.shape[-1])),
-    ]
-    for name, tensor, shape in wanted:
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise UsageError(
-                f"retention: {name} is {tuple(tensor.shape)}, but q {tuple(q.shape)} and v "
-                f"{tuple(v.shape)} need {shape}"
-            )
+    *places, h, size = q.shape
+    check_tensors(
+        name,
+        {"q": q, "v": v},
+        {
+            "v": (v, (*places, h, v.shape[-1])),
+            "k": (k, q.shape),
+            "decay": (decay, (h,)),
+            "state" if step else "initial_state": (state, (places[0], h, size, v.shape[-1])),
+        },
+    )

@@ -10,16 +10,15 @@ and delta are the paper's A, B, C, D and Δ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UsageError
+from core.ops.checks import check_tensors, numbers
+from core.ops.precision import accumulate_dtype, without_autocast
 from core.ops.scan import op, reference
 from core.ops.scan.choice import backend_for, named
-from core.ops.scan.reference import accumulate_dtype
 
 
 def selective_scan(
@@ -71,7 +70,7 @@ def selective_scan(
         stateful = initial_state is not None or return_final_state
         backend = named(backend)
         if backend == "reference":
-            with torch.autocast(u.device.type, enabled=False):
+            with without_autocast(u):
                 y, state = reference.scan(*inputs[:8], delta_softplus, initial_state)
             return (y, state) if return_final_state else y
         if u.is_cuda and backend_for(u.device, u.dtype, backend, stateful=stateful) == "mamba_ssm":
@@ -110,7 +109,7 @@ def selective_scan_step(
     """
     _check(u, delta, A, B, C, D, z, delta_bias, state, sequence=False)
     wide = accumulate_dtype(u.dtype)
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u):
         x, d = u.to(wide), delta.to(wide)
         d = d if delta_bias is None else d + delta_bias.to(wide)
         d = F.softplus(d) if delta_softplus else d
@@ -139,44 +138,22 @@ def _check(
         ("selective_scan", "(B, L, D)") if sequence else ("selective_scan_step", "(B, D)")
     )
     if u.ndim != 2 + sequence:
-        raise UsageError(f"{name}: u must be {wanted}, got a tensor of shape {_shape(u)}")
+        raise UsageError(f"{name}: u must be {wanted}, got a tensor of shape {numbers(u.shape)}")
     if A.ndim != 2 or A.shape[0] != u.shape[-1]:
         raise UsageError(
-            f"{name}: A must be (D, N) with the D = {u.shape[-1]} of u {_shape(u)}, got {_shape(A)}"
+            f"{name}: A must be (D, N) with the D = {u.shape[-1]} of u {numbers(u.shape)}, got {numbers(A.shape)}"
         )
     lead, dim, states = u.shape[:-1], u.shape[-1], A.shape[1]
-    expected = {
-        "delta": (delta, (*lead, dim)),
-        "B": (B, (*lead, states)),
-        "C": (C, (*lead, states)),
-        "D": (D, (dim,)),
-        "z": (z, (*lead, dim)),
-        "delta_bias": (delta_bias, (dim,)),
-        "initial_state" if sequence else "state": (state, (lead[0], dim, states)),
-    }
-    for argument, (tensor, shape) in expected.items():
-        if tensor is not None and (
-            tensor.ndim != len(shape) or any(a != b for a, b in zip(tensor.shape, shape))
-        ):
-            raise UsageError(
-                f"{name}: {argument} must have the shape {_numbers(shape)}, got {_shape(tensor)} "
-                f"(u is {_shape(u)}, A is {_shape(A)})"
-            )
-    tensors = {"u": u, "A": A} | {key: tensor for key, (tensor, _) in expected.items()}
-    for argument, tensor in tensors.items():
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point():
-            raise UsageError(f"{name}: {argument} must be of real numbers, got {tensor.dtype}")
-        if tensor.device != u.device:
-            raise UsageError(
-                f"{name}: {argument} is on {tensor.device} and u on {u.device}; move one of them"
-            )
-
-
-def _shape(tensor: Tensor) -> str:
-    return _numbers(tensor.shape)
-
-
-def _numbers(sizes: Sequence[int]) -> str:
-    return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
+    check_tensors(
+        name,
+        {"u": u, "A": A},
+        {
+            "delta": (delta, (*lead, dim)),
+            "B": (B, (*lead, states)),
+            "C": (C, (*lead, states)),
+            "D": (D, (dim,)),
+            "z": (z, (*lead, dim)),
+            "delta_bias": (delta_bias, (dim,)),
+            "initial_state" if sequence else "state": (state, (lead[0], dim, states)),
+        },
+    )

@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.grid import ceil_div
-from core.ops.scan.reference import CHUNK, accumulate_dtype
+from core.ops.precision import accumulate_dtype
+from core.ops.scan.reference import CHUNK
 
 # Elements of one of a span's arrays: 4 MB stay in a CPU's third-level cache, and a GPU wants enough
 # work for all its multiprocessors.

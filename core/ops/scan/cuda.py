@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.ops.scan.reference import CHUNK, accumulate_dtype
+from core.ops.precision import accumulate_dtype
+from core.ops.scan.reference import CHUNK
 
 WIDTH = 32  # channels of a program at most: 64 x 32 values are 16 a thread at 4 warps
 CARRY = 128  # (state, channel) pairs of a program of the carry

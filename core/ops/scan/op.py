@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from core.errors import UsageError
+from core.grid import ceil_div
+from core.ops.precision import accumulate_dtype, without_autocast
 from core.ops.scan import blocked, reference
 from core.ops.scan.choice import backend_for
-from core.ops.scan.reference import CHUNK, accumulate_dtype
+from core.ops.scan.reference import CHUNK
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
@@ -52,7 +54,7 @@ def scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output (B, L, D) in u's dtype; last state (B, D, N) and, with ``save``, the states before
     each chunk, (B, ceil(L / 64), N, D), both in the accumulating dtype; else (B, 0, N, D)."""
-    with torch.autocast(u.device.type, enabled=False):  # it would round the matrix products inside
+    with without_autocast(u):  # it would round the matrix products inside
         y, final, kept = _kernels(u, backend).forward(
             u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save
         )
@@ -76,7 +78,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide = accumulate_dtype(u.dtype)
     batch, length, dim = u.shape
-    chunks = (length + CHUNK - 1) // CHUNK if save else 0
+    chunks = ceil_div(length, CHUNK) if save else 0
     y = u.new_empty(batch, length, dim)
     final = u.new_empty(batch, dim, A.shape[1], dtype=wide)
     return y, final, u.new_empty(batch, chunks, A.shape[1], dim, dtype=wide)
@@ -110,7 +112,7 @@ def scan_backward(
     """
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     kernels = _kernels(u, backend)
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u):
         if checkpoints.shape[1] == 0:
             checkpoints = kernels.forward(*inputs, initial_state, delta_softplus, True)[2]
         grads = kernels.backward(dy, dfinal, *inputs, delta_softplus, checkpoints)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.ops.scan.reference import accumulate_dtype
+from core.ops.precision import accumulate_dtype
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -21,13 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.ops.precision import accumulate_dtype
+
 CHUNK = 64
 """Positions between the states that every backend keeps for its backward pass."""
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What sums and states are held in: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def scan(

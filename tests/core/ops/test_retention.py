@@ -234,8 +234,11 @@ def test_export_with_dynamic_length(causal: bool) -> None:
     ("change", "message"),
     [
         ({"form": "chunk"}, "unknown form of retention 'chunk'.*'chunkwise'"),
-        ({"k": torch.zeros(2, 5, 3, 3)}, r"k is \(2, 5, 3, 3\).*need \(2, 5, 3, 4\)"),
-        ({"decay": torch.ones(2)}, r"decay is \(2,\)"),
+        (
+            {"k": torch.zeros(2, 5, 3, 3)},
+            r"k must have the shape \(2, 5, 3, 4\), got \(2, 5, 3, 3\)",
+        ),
+        ({"decay": torch.ones(2)}, r"decay must have the shape \(3,\), got \(2,\)"),
         ({"q": torch.zeros(2, 5, 12)}, "heads, key size"),
         ({"causal": False}, "a state belongs to one direction"),
         ({"chunk": 0}, "chunk is 0"),
@@ -244,3 +247,18 @@ def test_export_with_dynamic_length(causal: bool) -> None:
 def test_wrong_use(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         retention(**{**make(5), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"v": torch.zeros(2, 1, 5)}, r"v must have the shape \(2, 3, 5\), got \(2, 1, 5\)"),
+        ({"state": torch.zeros(2, 3, 5, 4)}, r"state must have the shape \(2, 3, 4, 5\)"),
+        ({"q": torch.zeros(2, 1, 3, 4)}, "retention_step: .*batch, heads, key size"),
+    ],
+)
+def test_a_step_checks_its_shapes(change: dict[str, Tensor], message: str) -> None:
+    t = make(1)
+    step = {k: t[k][:, 0] for k in "qkv"}
+    with pytest.raises(UsageError, match=message):
+        retention_step(**{"state": t["initial_state"], **step, "decay": t["decay"], **change})

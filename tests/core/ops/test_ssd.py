@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import UsageError
-from core.ops.ssd import SEGMENT_BYTES, chunk_scan, ssd, ssd_reference, ssd_step
+from core.ops.chunk_scan.op import SEGMENT_BYTES
+from core.ops.ssd import ssd, ssd_reference, ssd_step
 
 LENGTHS = (1, 63, 64, 65, 257)
 NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
@@ -228,22 +229,6 @@ def test_long_sequence() -> None:
     assert relative(state.flatten(), wanted.reshape(1)) < 1e-5
 
 
-def test_backward_keeps_the_inputs_alone() -> None:
-    t = {name: v.requires_grad_() for name, v in make(640, dtype=torch.float32).items()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    a = t["dt"].double() * t["A"]
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        chunk_scan(t["x"], t["dt"], a, t["B"], t["C"], t["initial_state"], 64)
-    inputs = [t[name] for name in ("x", "dt", "B", "C", "initial_state")] + [a]
-    assert sum(kept.values()) == sum(v.untyped_storage().nbytes() for v in inputs)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_float32_inside(dtype: torch.dtype) -> None:
     half = make(130, dtype=dtype)
@@ -312,25 +297,13 @@ def test_compile_keeps_one_operator() -> None:
             assert relative(a, b) < 1e-11
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_operator_contract(weighted: bool) -> None:
-    t = make(70, dtype=torch.float32, b=1)
-    a = t["dt"].double() * t["A"] if weighted else t["A"].double()
-    weight = t["dt"].requires_grad_() if weighted else None
-    inputs = (t["x"], weight, a.detach(), t["B"], t["C"], t["initial_state"], 64)
-    for v in inputs:
-        if isinstance(v, Tensor):
-            v.requires_grad_()
-    torch.library.opcheck(torch.ops.triptych.chunk_scan.default, inputs)
-
-
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("dt", (2, 5, 3), r"dt is \(2, 5, 3\).*need \(2, 5, 4\)"),
-        ("A", (3,), r"A is \(3,\)"),
-        ("C", (2, 5, 2, 4), "C is"),
-        ("initial_state", (2, 4, 5, 3), "initial_state is"),
+        ("dt", (2, 5, 3), r"dt must have the shape \(2, 5, 4\), got \(2, 5, 3\)"),
+        ("A", (3,), r"A must have the shape \(4,\), got \(3,\)"),
+        ("C", (2, 5, 2, 4), "C must have"),
+        ("initial_state", (2, 4, 5, 3), r"initial_state must have .* \(2, 4, 3, 5\)"),
         ("x", (2, 5, 12), "batch, length, heads, head size"),
     ],
 )
@@ -344,3 +317,28 @@ def test_wrong_groups_and_chunk() -> None:
         ssd(**make(5, groups=3))
     with pytest.raises(UsageError, match="chunk is 0"):
         ssd(**make(5), chunk=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("x", (2, 1, 4, 3), "ssd_step: x is .*batch, heads, head size"),
+        ("dt", (2, 1), r"ssd_step: dt must have the shape \(2, 4\), got \(2, 1\)"),
+        ("state", (2, 4, 5, 3), r"state must have .* \(2, 4, 3, 5\)"),
+    ],
+)
+def test_a_step_checks_its_shapes(name: str, shape: tuple[int, ...], message: str) -> None:
+    t = make(1)
+    step = {k: t[k][:, 0] for k in ("x", "dt", "B", "C")} | {"A": t["A"]}
+    with pytest.raises(UsageError, match=message):
+        ssd_step(**{"state": t["initial_state"], **step, name: torch.zeros(shape)})
+
+
+def test_wrong_types_and_devices() -> None:
+    t = make(5)
+    with pytest.raises(UsageError, match=r"B must be of real numbers, got torch\.int64"):
+        ssd(**{**t, "B": t["B"].long()})
+    with pytest.raises(UsageError, match="z is on meta and x on cpu"):
+        ssd(**{**t, "z": t["z"].to("meta")})
+    without_data = {k: v.to("meta") for k, v in t.items()}
+    assert ssd(**without_data).shape == t["x"].shape
