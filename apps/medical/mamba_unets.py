@@ -7,9 +7,9 @@ it (the ablation the papers leave out), or the name of another mixer in its plac
 Letters: B batch, C channels, S grid sizes, R rank.  The grid is one of voxels or patches; layers
 inside a pyramid are channels-last, (B, *S, C), decoders are channels-first.
 
-U-Mamba: Ma et al. 2024, arXiv:2401.04722 (figure 1).  VM-UNet: Ruan and Xiang 2024,
-arXiv:2402.02491 (section 3.2).  SegMamba: Xing et al., MICCAI 2024, arXiv:2401.13560 (sections 2.1
-and 2.2).  Swin-UMamba: Liu et al., MICCAI 2024, arXiv:2402.03302 (figure 1).
+U-Mamba: Ma et al. 2024, arXiv:2401.04722.  VM-UNet: Ruan and Xiang 2024, arXiv:2402.02491.
+SegMamba: Xing et al., MICCAI 2024, arXiv:2401.13560.  Swin-UMamba: Liu et al., MICCAI 2024,
+arXiv:2402.03302.
 
 The authors' codes need mamba_ssm and with it CUDA, and autocast is switched off around the layer or
 the loss becomes NaN.  Here scans and norms accumulate in float32 under autocast.
@@ -113,7 +113,7 @@ def umamba(
     rule, 2 in the half of the levels that are computed first and 1 in the others.
 
     ``residual=False`` is the published code: what enters the layer is not added to what leaves it,
-    so all that later stages know has passed the scan.  The paper's figure shows no such sum either.
+    so all that later stages know has passed the scan.
     ``mixer=None`` gives the authors' "no Mamba base" of an independent comparison (Isensee et al.
     2024, arXiv:2404.09556), which was as good.
 
@@ -398,7 +398,7 @@ class GatedConvConfig:
 
 
 class GatedConv(nn.Module):
-    """x + fuse(wide(wide(x)) * gate(x)): SegMamba's gated spatial convolution (section 2.2).
+    """x + fuse(wide(wide(x)) * gate(x)): SegMamba's gated spatial convolution.
 
     (B, *S, C) -> (B, *S, C).  ``wide`` is a 3-wide, ``gate`` and ``fuse`` are 1-wide convolutions,
     each with instance norm and ReLU.

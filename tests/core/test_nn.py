@@ -80,3 +80,15 @@ def test_norms_by_name() -> None:
     assert make_norm("none", 4)(x) is x
     with pytest.raises(UsageError, match="Did you mean 'layer'"):
         make_norm("layr", 4)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_depthwise_convolution_trains_in_float32_under_autocast(rank: int) -> None:
+    """On a CPU; what comes out is bfloat16 as ever, and gradients are float32's to its rounding."""
+    conv = ChannelsLastConv(4, 4, 3, rank, padding=1, groups=4)
+    x = torch.randn(2, *(5, 6, 7)[:rank], 4, requires_grad=True)
+    (wanted,) = torch.autograd.grad(conv(x).sum(), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], wanted)

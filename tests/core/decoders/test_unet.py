@@ -14,9 +14,13 @@ from core.decoders import (
     CarafeExpand,
     ExpandingDecoder,
     InstanceNorm,
+    JoinDecoder,
+    NearestUp,
     PatchExpand,
     ResidualConv,
     ResidualDecoder,
+    ResidualDownConfig,
+    UpJoin,
 )
 from core.decoders.expand import neighbourhoods, unfold_factors
 from core.errors import UsageError
@@ -38,7 +42,11 @@ def carafe(rank: int, strides: Any, **options: Any) -> nn.Module:
     return expanding(rank, strides, expand="carafe", **options)
 
 
-DECODERS = [residual, expanding, carafe]
+def adding(rank: int, strides: Any, **options: Any) -> nn.Module:
+    return expanding(rank, strides, skips="add", **options)
+
+
+DECODERS = [residual, expanding, carafe, adding]
 SIZES: dict[int, list[tuple[int, ...]]] = {
     1: [(13,), (1,), (40,)],
     2: [(7, 13), (1, 5), (16, 24)],
@@ -233,3 +241,54 @@ def test_errors_say_what_to_do() -> None:
         ResidualDecoder(2, 1, (4,), (2,))
     with pytest.raises(UsageError, match="one of each"):
         ExpandingDecoder(2, (4, 8), (2, 4), [], (1, 1))
+
+
+@pytest.mark.parametrize(("rank", "stride"), [(1, 2), (2, (1, 2)), (3, 2), (3, (1, 2, 3))])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_strided_residual_convolution_rounds_up(rank: int, stride: Any, kernel: int) -> None:
+    """Its shortcut reads every stride-th position, as a strided 1-wide convolution would."""
+    down = ResidualDownConfig(stride=stride, kernel=kernel).build(3, 5, rank)
+    per_axis = (stride,) * rank if isinstance(stride, int) else stride
+    for size in ((7, 5, 4), (1, 2, 3), (8, 6, 9)):
+        x = torch.randn(2, *size[:rank], 3)
+        wanted = [-(-s // v) for s, v in zip(size, per_axis, strict=False)]
+        assert down(x).shape == (2, *wanted, 5)
+    nn.init.zeros_(down.norm2.weight)
+    picked = x[(slice(None), *(slice(None, None, v) for v in per_axis))].movedim(-1, 1)
+    torch.testing.assert_close(down(x), down.act(down.shortcut(picked)).movedim(1, -1))
+
+
+def test_nearest_up_repeats_what_a_convolution_after_it_would_give() -> None:
+    up = NearestUp(3, 4, (2, 1, 3))
+    x = torch.randn(2, 3, 2, 5, 1)
+    repeated = x.repeat_interleave(2, 2).repeat_interleave(3, 4)
+    torch.testing.assert_close(up(x), up.conv(repeated))
+
+
+def test_added_skips_have_no_weights() -> None:
+    plain, added = expanding(2, (2, 4, 8)), adding(2, (2, 4, 8))
+    gone = {k for k in plain.state_dict() if k not in added.state_dict()}
+    assert gone == {k for k in plain.state_dict() if k.startswith("joins.")} != set()
+    x, level = torch.randn(1, 4, 5, CHANNELS[0]), torch.randn(1, 4, 5, CHANNELS[0])
+    assert torch.equal(added.join(0, x, level), x + level)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_levels_given_as_modules(image: bool) -> None:
+    """One join for each map makes the image the finest level; one less leaves it out."""
+    dims, first = [2, *CHANNELS], 0 if image else 1
+    joins = [
+        UpJoin(
+            NearestUp(dims[i + 1], dims[i + 1], (2, 2)),
+            nn.Identity(),
+            ResidualConv(dims[i] + dims[i + 1], dims[i], 2),
+        )
+        for i in range(first, 3)
+    ]
+    last = ResidualConv(dims[first], dims[first], 2)
+    decoder = JoinDecoder(nn.Identity(), joins, dims[first:-1], last=last)
+    out = decoder(torch.randn(2, 2, 7, 13), maps((7, 13), (2, 4, 8), 2))
+    sizes = [(7, 13), (4, 7), (2, 4)][first:]
+    assert [m.shape for m in out] == [
+        (2, c, *s) for c, s in zip(decoder.channels, sizes, strict=True)
+    ]
