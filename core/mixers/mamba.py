@@ -40,13 +40,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UsageError
-from core.mixers.base import BlockContext, check_choice, register_mixer
+from core.mixers.base import BlockContext, register_mixer
 from core.mixers.scanned import (
     Conv,
     Merge,
     Scanned,
     causal_conv,
     causal_step,
+    conv_state,
     inner_width,
     is_empty,
     make_convs,
@@ -96,8 +97,7 @@ class Mamba(Scanned):
 
     def __init__(self, config: MambaConfig, context: BlockContext) -> None:
         path = ScanPath(config.path, context.rank, config.skip)
-        super().__init__(path, conv=check_choice(config.conv, Conv, "conv"))
-        check_choice(config.merge, Merge, "merge")
+        super().__init__(path, conv=config.conv, merge=config.merge)
         self.config = config
         self.inner = inner_width(config.expand, context.dim)
         r = math.ceil(context.dim / 16) if config.dt_rank is None else config.dt_rank
@@ -127,10 +127,7 @@ class Mamba(Scanned):
         inside = z is not None and path.directions == 1 and self.config.norm == "none"
         gate = z.flatten(1, -2) if z is not None and inside else None
         sequences = [self.scan(k, s, gate) for k, s in enumerate(path.sequences(u))]
-        y = path.merge(sequences, x.shape[1:-1])
-        if self.config.merge == "mean":
-            y = y / path.visits
-        return self.leave(y, None if inside else z)
+        return self.leave(self.merge(path, sequences, x.shape[1:-1]), None if inside else z)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(..., C) -> what is scanned and its gate, (..., E) each."""
@@ -151,7 +148,7 @@ class Mamba(Scanned):
         if self.config.conv == "causal":
             u = causal_conv(self.conv[k], u)
         delta, A, B, C = self.select(k, u)
-        y = selective_scan(u, delta, A, B, C, self.D[k], z, self.dt_bias[k], True)
+        y = selective_scan(u, delta, A, B, C, self.D[k], z, self.dt_bias[k], delta_softplus=True)
         assert isinstance(y, Tensor)
         return y
 
@@ -168,10 +165,7 @@ class Mamba(Scanned):
     ) -> MambaState:
         """The state before the first step; device and dtype are the parameters' unless given."""
         self.check_streams(self.config.norm)
-        like = self.in_proj.weight
-        device, dtype = device or like.device, dtype or like.dtype
-        taps = self.config.d_conv or 4
-        conv = torch.zeros(batch, taps - 1, self.inner, device=device, dtype=dtype)
+        conv = conv_state(self.conv[0], batch, device, dtype)
         ssm = wide(conv).new_zeros(batch, self.inner, self.config.d_state)
         return MambaState(conv, ssm)
 
@@ -180,7 +174,6 @@ class Mamba(Scanned):
         u, z = self.project(x)
         u, conv = causal_step(self.conv[0], u, state.conv)
         delta, A, B, C = self.select(0, u)
-        y, ssm = selective_scan_step(
-            state.ssm, u, delta, A, B, C, self.D[0], None, self.dt_bias[0], True
-        )
+        options = {"D": self.D[0], "delta_bias": self.dt_bias[0]}
+        y, ssm = selective_scan_step(state.ssm, u, delta, A, B, C, **options, delta_softplus=True)
         return self.leave(y, z), MambaState(conv, ssm)

@@ -32,20 +32,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UsageError
-from core.mixers.base import BlockContext, check_choice, register_mixer
+from core.mixers.base import BlockContext, register_mixer
 from core.mixers.scanned import (
     Conv,
     Merge,
     Scanned,
     causal_conv,
     causal_step,
+    conv_state,
     inner_width,
     is_empty,
     make_convs,
+    rms_scaled,
     step_bias,
     wide,
 )
-from core.ops.ssd import ssd, ssd_step
+from core.ops import ssd, ssd_step
 from core.scan_paths import Path, ScanPath
 
 
@@ -91,9 +93,8 @@ class GatedNorm(nn.Module):
         self.groups, self.eps = groups, eps
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        gated = (wide(y) * F.silu(wide(z))).unflatten(-1, (self.groups, -1))
-        gated = gated * torch.rsqrt(gated.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (gated.flatten(-2) * self.weight).to(y.dtype)
+        gated = rms_scaled(wide(y) * F.silu(wide(z)), self.groups, self.eps)
+        return (gated * self.weight).to(y.dtype)
 
 
 @register_mixer("mamba2", Mamba2Config)
@@ -104,8 +105,7 @@ class Mamba2(Scanned):
 
     def __init__(self, config: Mamba2Config, context: BlockContext) -> None:
         path = ScanPath(config.path, context.rank, config.skip)
-        super().__init__(path, conv=check_choice(config.conv, Conv, "conv"))
-        check_choice(config.merge, Merge, "merge")
+        super().__init__(path, conv=config.conv, merge=config.merge)
         self.config = config
         E, N, K = inner_width(config.expand, context.dim), config.d_state, path.directions
         P = largest_divisor(E, config.head_dim)
@@ -135,10 +135,7 @@ class Mamba2(Scanned):
         sequences = [
             self.scan(k, path.sequence(u, k), path.sequence(dt, k)) for k, (u, dt) in enumerate(own)
         ]
-        y = path.merge(sequences, x.shape[1:-1])
-        if self.config.merge == "mean":
-            y = y / path.visits
-        return self.out_proj(self.norm(y, z))
+        return self.out_proj(self.norm(self.merge(path, sequences, x.shape[1:-1]), z))
 
     def scan(self, k: int, u: Tensor, dt: Tensor) -> Tensor:
         """Direction ``k`` along its sequence: (B, L, E + 2 G N) and (B, L, H) -> (B, L, E)."""
@@ -146,7 +143,7 @@ class Mamba2(Scanned):
             return u[..., : self.inner]
         if self.config.conv == "causal":
             u = causal_conv(self.conv[k], u)
-        y = ssd(*self.select(k, u, dt), None, self.dt_bias[k], True)
+        y = ssd(*self.select(k, u, dt), dt_bias=self.dt_bias[k], dt_softplus=True)
         assert isinstance(y, Tensor)
         return y.flatten(-2)
 
@@ -172,10 +169,7 @@ class Mamba2(Scanned):
     ) -> Mamba2State:
         """The state before the first step; device and dtype are the parameters' unless given."""
         self.check_streams()
-        like, taps = self.in_proj.weight, self.config.d_conv or 4
-        device, dtype = device or like.device, dtype or like.dtype
-        width = self.inner + self.shared
-        conv = torch.zeros(batch, taps - 1, width, device=device, dtype=dtype)
+        conv = conv_state(self.conv[0], batch, device, dtype)
         ssm = wide(conv).new_zeros(batch, self.heads, self.head_dim, self.config.d_state)
         return Mamba2State(conv, ssm)
 
@@ -183,7 +177,8 @@ class Mamba2(Scanned):
         """One position of a sequence: x and y are (B, C).  Steps equal ``forward`` to rounding."""
         z, u, dt = self.in_proj(x).split(self.splits, -1)
         u, conv = causal_step(self.conv[0], u, state.conv)
-        y, ssm = ssd_step(state.ssm, *self.select(0, u, dt), None, self.dt_bias[0], True)
+        inputs = self.select(0, u, dt)
+        y, ssm = ssd_step(state.ssm, *inputs, dt_bias=self.dt_bias[0], dt_softplus=True)
         return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, ssm)
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +34,10 @@ from torch import Tensor, nn
 
 from core.errors import UsageError
 from core.mixers.base import BlockContext, check_choice, check_heads, register_mixer
-from core.mixers.scanned import Scanned, inner_width, is_empty, wide
-from core.ops.retention import retention, retention_step
+from core.mixers.scanned import Scanned, inner_width, is_empty, rms_scaled, wide
+from core.ops import retention, retention_step
+from core.ops.retention import Form
 from core.scan_paths import Path, ScanPath
-
-Form = Literal["auto", "parallel", "recurrent", "chunkwise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ class Retention(Scanned):
         self.config, self.heads = config, check_heads(config.heads, context.dim)
         check_heads(config.heads, E)
         self.key_dim = C // self.heads
-        if not config.causal and config.path in ("bidirectional", "cross"):
+        if not config.causal and config.path not in ("raster", "atrous"):
             raise UsageError(
                 f"retention with path {config.path!r} and causal=False: would see both ways twice; "
                 "use causal=True, or path 'raster' or 'atrous'."
@@ -109,14 +108,12 @@ class Retention(Scanned):
         sequences = [
             self.scan(*(path.sequence(t, i) for t in (q, k, v))) for i in range(path.directions)
         ]
-        return self.leave(path.merge(sequences, x.shape[1:-1]), g)
+        return self.leave(self.merge(path, sequences, x.shape[1:-1]), g)
 
     def leave(self, y: Tensor, g: list[Tensor]) -> Tensor:
         """Norm, gate and projection: (..., E) -> (..., C)."""
         if self.config.norm:
-            heads = wide(y).unflatten(-1, (self.heads, -1))
-            heads = heads * torch.rsqrt(heads.pow(2).mean(-1, keepdim=True) + self.config.norm_eps)
-            y = heads.flatten(-2).to(y.dtype)
+            y = rms_scaled(y, self.heads, self.config.norm_eps).to(y.dtype)
         return self.proj(y * F.silu(g[0]) if g else y)
 
     def scan(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """What mixers along scan paths share: the way from a grid to sequences and back, and streaming.
 
-Letters: B batch, S grid sizes, C channels, L sequence length, K directions of the path.
+Letters: B batch, S grid sizes, C channels, E inner channels, L sequence length, K directions of the
+path.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from core import grid
 from core.errors import UsageError
-from core.mixers.base import check_odd
+from core.mixers.base import check_choice, check_odd
 from core.nn import ChannelsLastConv
 from core.scan_paths import ScanPath
 
@@ -25,16 +27,24 @@ Merge = Literal["sum", "mean"]
 class Scanned(nn.Module):
     """Base of a mixer (B, *S, C) -> (B, *S, C) that runs along the sequences of ``path``.
 
-    A mixer implements ``mix`` for a path over a grid of any rank.
+    A mixer implements ``mix`` for a path over a grid of any rank.  ``conv`` is the kind of its
+    convolution, ``merge`` how the directions that visit a position join there.
     """
 
-    def __init__(self, path: ScanPath, *, conv: Conv = "causal") -> None:
+    def __init__(self, path: ScanPath, *, conv: Conv = "causal", merge: Merge = "sum") -> None:
         super().__init__()
-        self.path, self.conv_kind = path, conv
+        self.path = path
+        self.conv_kind = check_choice(conv, Conv, "conv")
+        self.merge_kind = check_choice(merge, Merge, "merge")
 
     def mix(self, x: Tensor, path: ScanPath) -> Tensor:
         """The mixer on (B, *S, C) along ``path``."""
         raise NotImplementedError
+
+    def merge(self, path: ScanPath, sequences: Sequence[Tensor], S: Sequence[int]) -> Tensor:
+        """The K sequences (B, L, E) of ``path`` as one grid (B, *S, E)."""
+        y = path.merge(sequences, S)
+        return y / path.visits if self.merge_kind == "mean" else y
 
     def forward(self, x: Tensor) -> Tensor:
         grid.grid_of(x, self.path.rank)
@@ -64,11 +74,17 @@ class Scanned(nn.Module):
 
     def check_streams(self, norm: str = "none") -> None:
         """UsageError where there is no step: a mixer must see the past alone, along one axis."""
-        path, conv = self.path, self.conv_kind
-        if path.rank != 1 or path.name != "raster" or conv != "causal" or norm == "grid":
+        wanted = {
+            f"rank {self.path.rank}": "rank 1" * (self.path.rank != 1),
+            f"path {self.path.name!r}": "path 'raster'" * (self.path.name != "raster"),
+            f"conv {self.conv_kind!r}": "conv 'causal'" * (self.conv_kind != "causal"),
+            f"norm {norm!r}": "norm 'rms'" * (norm == "grid"),
+        }
+        wrong = {given: use for given, use in wanted.items() if use}
+        if wrong:
             raise UsageError(
-                f"path {path.name!r} at rank {path.rank} with conv {conv!r} and norm {norm!r}: "
-                "cannot be streamed; use rank 1, path 'raster', conv 'causal', norm 'rms' or so."
+                f"a mixer with {' and '.join(wrong)} cannot be streamed; use "
+                f"{' and '.join(wrong.values())}."
             )
 
 
@@ -95,12 +111,12 @@ def make_convs(
     itself pads for free.
     """
     if kind == "grid":
-        half = check_odd(size or 3, "d_conv over the grid") // 2
+        half = check_odd(3 if size is None else size, "d_conv over the grid") // 2
         return nn.ModuleList(
             ChannelsLastConv(d, d, 2 * half + 1, rank, padding=half, groups=d, bias=bias)
             for d in widths
         )
-    size = size or 4
+    size = 4 if size is None else size
     if size < 1:
         raise UsageError(f"d_conv {size}: must be at least 1.")
     return nn.ModuleList(
@@ -126,6 +142,25 @@ def causal_step(conv: nn.Module, u: Tensor, before: Tensor) -> tuple[Tensor, Ten
     if conv.conv.bias is not None:
         y = y + conv.conv.bias
     return F.silu(y), window[:, 1:]
+
+
+def conv_state(
+    conv: nn.Module, batch: int, device: torch.device | str | None, dtype: torch.dtype | None
+) -> Tensor:
+    """What ``causal_step`` carries before the first step, (B, d_conv - 1, E): zeros.
+
+    ``device`` and ``dtype`` None are those of the convolution's weight.
+    """
+    assert isinstance(conv, ChannelsLastConv)
+    weight = conv.conv.weight  # (E, 1, d_conv)
+    device, dtype = device or weight.device, dtype or weight.dtype
+    return torch.zeros(batch, weight.shape[2] - 1, weight.shape[0], device=device, dtype=dtype)
+
+
+def rms_scaled(x: Tensor, groups: int, eps: float) -> Tensor:
+    """``x`` with each of ``groups`` of channels divided by its root mean square, in ``wide``."""
+    parts = wide(x).unflatten(-1, (groups, -1))
+    return (parts * torch.rsqrt(parts.pow(2).mean(-1, keepdim=True) + eps)).flatten(-2)
 
 
 def step_bias(*shape: int, low: float = 1e-3, high: float = 1e-1, floor: float = 1e-4) -> Tensor:

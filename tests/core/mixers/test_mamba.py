@@ -229,6 +229,8 @@ def test_heads_of_mamba2_divide_the_inner_width() -> None:
         ("mamba", {"norm": "layr"}, "Did you mean 'layer'"),
         ("mamba", {"conv": "grid", "d_conv": 4}, "must be odd"),
         ("mamba", {"d_conv": -1}, "at least 1"),
+        ("mamba", {"d_conv": 0}, "at least 1"),
+        ("mamba2", {"conv": "grid", "d_conv": 0}, "must be odd"),
         ("mamba", {"d_state": 0}, "at least 1"),
         ("mamba", {"dt_rank": 0}, "at least 1"),
         ("mamba", {"expand": 0.01}, "leaves none"),

@@ -112,6 +112,7 @@ def test_half_precision_parameters_keep_the_decay() -> None:
     [
         (2, {"heads": 3}, "must divide"),
         (2, {"heads": 2, "causal": False, "path": "cross"}, "both ways twice"),
+        (2, {"heads": 2, "causal": False, "path": "slices"}, "both ways twice"),
         (2, {"heads": 2, "rotary": True}, "use rank 1"),
         (1, {"heads": 8, "rotary": True}, "even number"),
         (1, {"heads": 2, "form": "chunk"}, "Did you mean 'chunkwise'"),

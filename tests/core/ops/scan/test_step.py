@@ -106,3 +106,10 @@ def test_shapes_that_do_not_fit_are_named(make, change, message):
         selective_scan_step(torch.zeros(2, 3, 5), **inputs)
     with pytest.raises(UsageError, match=r"state must have the shape \(2, 3, 5\), got \(2, 5, 3\)"):
         selective_scan_step(torch.zeros(2, 5, 3), **at(make(2, 1, 3, 5, OPTIONAL), 0))
+
+
+def test_without_data(make):
+    inputs = at(make(2, 1, 3, 5, OPTIONAL), 0)
+    inputs = {name: t.to("meta") for name, t in inputs.items()}
+    y, state = selective_scan_step(torch.zeros(2, 3, 5, device="meta"), **inputs)
+    assert (y.shape, state.shape) == ((2, 3), (2, 3, 5))
