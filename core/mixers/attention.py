@@ -78,12 +78,13 @@ class Attention(nn.Module):
         They come first, or last where attention is causal and the last position has seen all.
         """
         grid.grid_of(x, self.rank)
-        tokens, n = x.flatten(1, -2), extra.shape[1]
+        tokens = x.flatten(1, -2)
+        n, L = extra.shape[1], tokens.shape[1]
         if self.causal:
-            out = self.mix(torch.cat((tokens, extra), 1))
-            return out[:, :-n].reshape(x.shape), out[:, -n:]
-        out = self.mix(torch.cat((extra, tokens), 1))
-        return out[:, n:].reshape(x.shape), out[:, :n]
+            y, y_extra = self.mix(torch.cat((tokens, extra), 1)).split([L, n], 1)
+        else:
+            y_extra, y = self.mix(torch.cat((extra, tokens), 1)).split([n, L], 1)
+        return y.reshape(x.shape), y_extra
 
     def mix(self, tokens: Tensor) -> Tensor:
         """Attention among tokens (B, L, C)."""
@@ -127,5 +128,5 @@ class Attention(nn.Module):
         q, k, v = self.project(x[:, None])
         k = torch.cat((state.k, k.to(state.k.dtype)), 2)
         v = torch.cat((state.v, v.to(state.v.dtype)), 2)
-        out = attend(q, self.spread(k), self.spread(v))
+        out = attend(q, self.spread(k).to(q.dtype), self.spread(v).to(q.dtype))
         return self.proj(join_heads(out))[:, 0], AttentionState(k, v)

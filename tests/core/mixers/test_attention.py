@@ -56,6 +56,27 @@ def test_only_keys_and_values_of_the_shared_heads_are_kept() -> None:
     assert state.v.shape == (2, 1, 1, 4)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_no_extra_tokens_change_nothing(causal: bool) -> None:
+    mixer = make(2, heads=4, causal=causal)
+    x = torch.randn(2, 3, 5, 16)
+    y, none = mixer.forward_extra(x, torch.zeros(2, 0, 16))
+    assert torch.equal(y, mixer(x))
+    assert none.shape == (2, 0, 16)
+
+
+@torch.no_grad()
+def test_keys_and_values_may_be_kept_in_half_precision() -> None:
+    mixer = make(heads=4, causal=True)
+    x = torch.randn(2, 9, 16)
+    state = mixer.initial_state(2, dtype=torch.bfloat16)
+    for t in range(9):
+        y, state = mixer.step(x[:, t], state)
+    assert (y.dtype, state.k.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(y, mixer(x)[:, -1], rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("keys", [7, EXPLICIT_KEYS + 9])  # explicit and fused
 def test_causal_attention_equals_a_mask(keys: int) -> None:
     q, k, v = torch.randn(3, 2, 3, keys, 4)
