@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import grid
-from core.errors import UsageError
+from core.errors import UsageError, unknown
 from core.nn import BatchNormGrid, ChannelsLastConv, make_activation, make_norm
 
 
@@ -58,6 +58,10 @@ class ConvDown(nn.Module):
         self.kernel = grid.per_axis(config.kernel, rank, "kernel")
         padding = config.padding
         self.padding = (padding,) * rank if isinstance(padding, int) else tuple(padding)
+        if len(self.padding) != rank or min(self.padding) < 0:
+            raise UsageError(
+                f"padding {padding}: want an int, or one per axis of rank {rank}, >= 0."
+            )
         if any(k < s + p for k, s, p in zip(self.kernel, self.stride, self.padding, strict=True)):
             raise UsageError(
                 f"kernel {self.kernel}: shorter than stride {self.stride} plus padding "
@@ -143,6 +147,8 @@ class MergeDown(nn.Module):
 
 
 def _neighbours(stride: tuple[int, ...], order: NeighbourOrder) -> list[tuple[int, ...]]:
+    if order not in get_args(NeighbourOrder):
+        raise UsageError(unknown("order of neighbours", order, get_args(NeighbourOrder)))
     last: list[tuple[int, ...]] = [()]
     for s in stride:
         last = [(*head, o) for head in last for o in range(s)]
@@ -168,6 +174,13 @@ class SeriesDownConfig:
     dims: tuple[int, ...]
     act: str = "gelu"
 
+    def __post_init__(self) -> None:
+        if not self.steps or len(self.dims) != len(self.steps) - 1:
+            raise UsageError(
+                f"series of {len(self.steps)} layers with {len(self.dims)} widths between them: "
+                "give at least one layer, and widths one fewer than layers."
+            )
+
     @property
     def stride(self) -> int | tuple[int, ...]:
         """Product of the steps' strides.  Raises UsageError where their ranks disagree."""
@@ -187,11 +200,6 @@ class SeriesDown(nn.Module):
     def __init__(self, config: SeriesDownConfig, dim_in: int, dim_out: int, rank: int) -> None:
         super().__init__()
         dims = (dim_in, *config.dims, dim_out)
-        if not config.steps or len(dims) != len(config.steps) + 1:
-            raise UsageError(
-                f"series of {len(config.steps)} layers with {len(config.dims)} widths between "
-                "them: give one fewer than layers."
-            )
         self.steps = nn.ModuleList(
             step.build(dims[i], dims[i + 1], rank) for i, step in enumerate(config.steps)
         )

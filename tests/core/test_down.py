@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.down import ConvDownConfig, SeriesDownConfig, conv_stem
+from core.down import ConvDownConfig, MergeDownConfig, SeriesDownConfig, conv_stem
 from core.errors import UsageError
 
 HALF = ConvDownConfig(kernel=3, stride=2, padding=1)
@@ -59,6 +59,12 @@ def test_mistakes_are_explained() -> None:
     for dims in [(), (1, 2)]:
         with pytest.raises(UsageError, match="one fewer than layers"):
             SeriesDownConfig(steps=(HALF, HALF), dims=dims).build(1, 1, 1)
+    with pytest.raises(UsageError, match="at least one layer"):
+        SeriesDownConfig(steps=(), dims=())
+    with pytest.raises(UsageError, match=r"padding .* one per axis of rank 2"):
+        ConvDownConfig(kernel=3, stride=2, padding=(1,)).build(1, 1, 2)
+    with pytest.raises(UsageError, match="Did you mean 'last'"):
+        MergeDownConfig(order="lats").build(1, 2, 2)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Did you mean 'relu'"):
         SeriesDownConfig(steps=(HALF,), dims=(), act="rellu").build(1, 1, 1)
     with pytest.raises(UsageError, match="stride"):
