@@ -78,6 +78,19 @@ def crop_to(x: Tensor, sizes: Sequence[int]) -> Tensor:
     return x[(slice(None), *(slice(0, s) for s in sizes))]
 
 
+def take_to(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """:func:`crop_to` by a copy where a size is symbolic.
+
+    A cut is a view, whose strides become guards of an export, such as one that an even size stays
+    even.
+    """
+    if is_static(x.shape[1:-1], sizes):
+        return crop_to(x, sizes)
+    for axis, size in enumerate(sizes, 1):
+        x = x.index_select(axis, torch.arange(size, device=x.device))
+    return x
+
+
 def ceil_div(size: int, by: int) -> int:
     """ceil(size / by), of a symbolic size too."""
     return (size + by - 1) // by

@@ -129,12 +129,7 @@ class ScanPath:
         B, C = x.shape[0], x.shape[-1]
         x = x.reshape(B, *([p] * R), *cells, C)  # offsets of the last axis first
         x = x.permute(0, *(i for r in range(R) for i in (R + 1 + r, R - r)), 2 * R + 1)
-        x = x.reshape(B, *(n * p for n in cells), C)
-        if grid.is_static(S):
-            return grid.crop_to(x, S)
-        for axis, size in zip(grid.axes(R), S, strict=True):
-            x = x.index_select(axis, torch.arange(size, device=x.device))  # has exactly S, as crop
-        return x
+        return grid.take_to(x.reshape(B, *(n * p for n in cells), C), S)
 
 
 def _flatten(x: Tensor, axis: int) -> Tensor:
