@@ -33,7 +33,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-MODELS = ("unet", "dynunet", "swin_unetr", "cswin_unet", "swin_unet", "att_swin_unet")
+MODELS = (
+    "unet",
+    "dynunet",
+    "swin_unetr",
+    "cswin_unet",
+    "swin_unet",
+    "att_swin_unet",
+    "umamba_bot",
+    "umamba_bot:residual=true",
+    "umamba_bot:mixer=none",
+    "umamba_enc",
+    "umamba_enc:residual=true",
+    "segmamba",
+    "segmamba:mixer=none",
+    "swin_umamba",
+    "swin_umamba:mixer=none",
+    "vm_unet",
+    "vm_unet:mixer=none",
+)
 BASELINE = "dynunet"
 SAME = ("dataset", "cases", "folds", "steps", "batch", "patch", "peak_learning_rate", "seed")
 """What two results must share to stand in one table."""

@@ -37,7 +37,10 @@ def tables(results: Path = ROOT / "benchmarks" / "results") -> str:
     parts = []
     for name in INTRODUCTION:
         if (results / f"{name}_cv.json").exists():
-            parts.append(segmentation(load(results, f"{name}_cv"), name))
+            result = load(results, f"{name}_cv")
+            parts.append(segmentation(result, name))
+            if any("dice_minus_ablation" in m for m in result["models"].values()):
+                parts.append(ablations(result["models"]))
         if (results / f"{name}_long.json").exists():
             parts.append(longer(load(results, f"{name}_long")))
     if (results / "sliding_window.json").exists():
@@ -92,11 +95,43 @@ def segmentation(result: dict[str, Any], name: str) -> str:
         patch=" × ".join(map(str, result["patch"])),
     )
     note = (
-        f" {' and '.join(behind)}, which have no convolutions, have not converged in so few steps."
+        f" {listed(behind)} {'has' if len(behind) == 1 else 'have'} not converged in so few steps."
         if behind
         else ""
     )
     return f"{text} {verdict(models)}{note}\n\n" + "\n".join(lines)
+
+
+def ablations(models: dict[str, Any]) -> str:
+    """Networks with Mamba layers beside the same without, case by case."""
+    pairs = [(m, models[m["ablation"]]) for m in models.values() if "dice_minus_ablation" in m]
+    labels = list(pairs[0][0]["labels"])
+    heads = [
+        "network",
+        *(f"Dice {label}, with − without" for label in labels),
+        "CPU-s, with / without",
+    ]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    counts = {"better": 0, "worse": 0, "the same": 0}
+    for model, without in pairs:
+        differences = [model["dice_minus_ablation"][label] for label in labels]
+        clear = {d["low"] > 0 for d in differences} == {True}
+        behind = {d["high"] < 0 for d in differences} == {True}
+        counts["better" if clear else "worse" if behind else "the same"] += 1
+        row = [model["title"]]
+        row += [f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" for d in differences]
+        row.append(f"{model['cpu_seconds_per_fold']:.0f} / {without['cpu_seconds_per_fold']:.0f}")
+        lines.append("| " + " | ".join(row) + " |")
+    said = ", ".join(
+        f"{how if how != 'the same' else 'not clearly different'} in {n}"
+        for how, n in counts.items()
+        if n
+    )
+    return (
+        "**What the Mamba layers do.** The same network without them, same folds and budget: with"
+        f" them it is {said} of {len(pairs)} (both intervals beyond zero count as clear)."
+        "\n\n" + "\n".join(lines)
+    )
 
 
 def longer(result: dict[str, Any]) -> str:
@@ -126,6 +161,11 @@ def longer(result: dict[str, Any]) -> str:
         f" {models[ours]['title']}, which is shipped, reaches Dice {scores[ours]}, and"
         f" {models[base]['title']} {scores[base]}: {verdict} (difference {where})."
     )
+
+
+def listed(names: list[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def mean_dice(model: dict[str, Any]) -> float:
