@@ -71,8 +71,8 @@ def scan_backward(
 ) -> list[Tensor]:
     """Gradients of x, a, B, C, the initial state and, if there is one, of the weight.
 
-    A first sweep finds the state at the start of each segment again, which takes a fifth of a
-    forward pass; a second one goes back.  ``of_decays``: whether the gradient of a is wanted.
+    A first sweep finds the state at the start of each segment again, without the k x k matrices; a
+    second one goes back.  ``of_decays``: whether the gradient of a is wanted.
     """
     inputs = (x, weight, a, B, C)
     spans = list(_segments(x, chunk))
