@@ -330,6 +330,8 @@ def bootstrap(values: list[float], total: int) -> dict[str, Any]:
 
     from apps.medical import evaluate
 
+    if not values:  # a distance to a label that a network never marks
+        return {"mean": None, "low": None, "high": None, "undefined": total}
     mean = statistics.fmean(values)
     cases = [f"{i:06d}" for i in range(len(values))]  # each its own group, in this order
     low, high = evaluate.bootstrap(np.asarray(values), cases) or (mean, mean)
@@ -371,7 +373,7 @@ def main() -> None:
     ):
         row = "  ".join(
             f"{label}: Dice {v['dice']['mean']:.4f} [{v['dice']['low']:.4f}, {v['dice']['high']:.4f}]"
-            f" HD95 {v['hd95']['mean']:.2f}"
+            + (f" HD95 {v['hd95']['mean']:.2f}" if v["hd95"]["mean"] is not None else "")
             for label, v in model["labels"].items()
         )
         print(f"{name:28s} {model['parameters'] / 1e6:.2f} M  {row}")

@@ -174,6 +174,8 @@ def mean_dice(model: dict[str, Any]) -> float:
 
 
 def spread(value: dict[str, Any], digits: int) -> str:
+    if value["mean"] is None:
+        return "undefined"
     low, high = value["low"], value["high"]
     undefined = f", {value['undefined']} undefined" if value["undefined"] else ""
     return f"{value['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{undefined}"

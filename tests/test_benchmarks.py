@@ -45,6 +45,7 @@ def test_bootstrap_interval_holds_the_mean_and_narrows():
     bootstrap = script("segmentation_cv").bootstrap
     values = [i / 10 for i in range(10)]
     few, many = bootstrap(values, 12), bootstrap(values * 50, 500)
+    assert bootstrap([], 3) == {"mean": None, "low": None, "high": None, "undefined": 3}
     assert few["mean"] == pytest.approx(0.45)
     assert few["low"] < few["mean"] < few["high"]
     assert few["undefined"] == 2
