@@ -305,6 +305,7 @@ def compare(result: dict[str, Any]) -> None:
         for name, other in (
             (f"dice_minus_{BASELINE}", BASELINE),
             ("dice_minus_ablation", model.get("ablation")),
+            ("dice_minus_default", key.partition(":")[0]),  # the same with its default options
         ):
             if key in dice and other in dice and other != key:
                 model[name] = {
