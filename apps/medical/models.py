@@ -24,7 +24,7 @@ from core.blocks import BlockConfig
 from core.decoders import ExpandingDecoder, JoinDecoder, ResidualConvConfig, ResidualDecoder
 from core.decoders.conv import PointConv, channels_last
 from core.errors import UsageError
-from core.nn import recomputed
+from core.nn import recomputed, sound_convolutions
 
 Strides = Sequence[grid.PerAxis]
 Logits = Tensor | list[Tensor]
@@ -327,7 +327,7 @@ class AnySize(nn.Module):
         self, network: nn.Module, strides: Strides, rank: int, gradient_checkpointing: bool
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = sound_convolutions(network)
         columns = zip(*(grid.per_axis(s, rank, "stride") for s in strides), strict=True)
         self.multiple = [math.prod(column) for column in columns]
         self.gradient_checkpointing = gradient_checkpointing

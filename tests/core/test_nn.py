@@ -5,15 +5,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from core.errors import UsageError
 from core.nn import (
     NORMS,
     BatchNormGrid,
     ChannelsLastConv,
+    Conv3d,
     GridNorm,
     RMSNorm,
     make_norm,
+    sound_convolutions,
 )
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
@@ -92,3 +95,34 @@ def test_a_depthwise_convolution_trains_in_float32_under_autocast(rank: int) -> 
         y = conv(x)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], wanted)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize(("size", "kernel"), [((2, 2, 2), 3), ((2, 8, 8), 3), ((4, 4, 4), 7)])
+def test_bfloat16_gradients_on_grids_smaller_than_the_kernel(
+    size: tuple[int, ...], kernel: int, autocast: bool
+) -> None:
+    torch.manual_seed(0)
+    conv = Conv3d(16, 16, kernel, padding=kernel // 2)
+    wide = nn.Conv3d(16, 16, kernel, padding=kernel // 2)
+    wide.load_state_dict(conv.state_dict())
+    x = torch.randn(1, 16, *size)
+    weight = torch.randn(1, 16, *size)
+    (expected,) = torch.autograd.grad((wide(x) * weight).sum(), wide.weight)
+    conv = conv if autocast else conv.bfloat16()
+    for _ in range(10):
+        spoiled = [torch.full((n,), float("nan")) for n in (64, 1024, 16384, 65536)]
+        del spoiled  # what an allocation finds
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = conv(x if autocast else x.bfloat16())
+        assert y.dtype == torch.bfloat16
+        (found,) = torch.autograd.grad((y.float() * weight).sum(), conv.weight)
+        assert (found.float() - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_convolutions_of_other_networks_are_made_sound() -> None:
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Conv2d(1, 2, 3), Conv3d(2, 2, 1))
+    before = network.state_dict()
+    assert sound_convolutions(network) is network
+    assert [type(m) for m in network] == [Conv3d, nn.Conv2d, Conv3d]
+    assert network.state_dict().keys() == before.keys()

@@ -13,6 +13,7 @@ from torch.export import Dim
 from core.errors import ResourceError, UsageError
 from core.ops import selective_scan
 from core.ops.scan import BACKENDS, backend_for, blocked, choice, native, op
+from core.ops.scan.build import find_compiler
 
 ORDER = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 
@@ -90,6 +91,7 @@ def test_a_compiled_model_is_one_graph_with_the_same_gradients(make, backend):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_compiler() is None, reason="inductor needs a C++ compiler")
 def test_the_default_compiler_takes_it(make):
     inputs = make(2, 70, 3, 4)
     model = Scan(inputs)
