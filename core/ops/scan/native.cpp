@@ -56,7 +56,7 @@ constexpr int BYTES = 16, TILE = 8, REVERSE_TILE = 4;
 namespace {
 
 constexpr int64_t CHUNK = 64;
-constexpr int64_t MIN_UNITS = 16;  // backward: pieces of work that a small batch is cut into
+constexpr int64_t MIN_UNITS = 8;  // backward: pieces that a small batch is cut into; each more costs partial sums
 
 template <class T> struct Vector;
 template <> struct Vector<float> {
