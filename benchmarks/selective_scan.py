@@ -69,8 +69,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--state", type=int, default=16)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds a pass may take")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds a pass may take")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     default = ROOT / "benchmarks" / "results" / "selective_scan.json"
