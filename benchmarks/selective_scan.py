@@ -12,10 +12,11 @@ Measured for each: wall milliseconds of the forward pass, and of forward and bac
 resident memory above inputs, output and gradients; and the error against our loop in float64,
 relative to the largest value (of the output, and of the worst gradient), over ERROR_LENGTH positions.
 
-Floors, measured in the same run, for a forward pass:
-  bandwidth    u, delta, B, C read and y written once, at the speed of a large copy;
+Marks, measured in the same run, for a forward pass:
+  bandwidth    the floor: u, delta, B, C read and y written once, at the speed of a large copy;
   arithmetic   INSTRUCTIONS vector instructions for each state update of a whole vector, at the rate
-               at which a matrix product issues them.  The exponential makes this the higher one.
+               at which a matrix product issues its multiply-adds.  The exponential makes this the
+               higher one; a processor that adds beside multiplying can pass it.
 
 ``mamba.py`` is measured where it is installed (``pip install mambapy``); transformers' fallback
 and ``torch.associative_scan`` come with the development environment.
@@ -148,7 +149,7 @@ def show(report: dict[str, Any]) -> None:
     for threads, floor in report["floors"].items():
         print(
             f"{threads} thread(s): bandwidth floor {floor['bandwidth_ms']:.2f} ms, "
-            f"arithmetic floor {floor['arithmetic_ms']:.2f} ms (forward)"
+            f"arithmetic mark {floor['arithmetic_ms']:.2f} ms (forward)"
         )
         for method in report["methods"].values():
             forward, both = (method[threads][kind] for kind in PASSES)
@@ -316,7 +317,7 @@ def error(once: Callable[..., list[Any]], exact: dict[str, Any], weight: Any) ->
 
 
 def floors_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The two floors of a forward pass, from a copy and a matrix product on this machine."""
+    """The two marks of a forward pass, from a copy and a matrix product on this machine."""
     import torch
 
     source = torch.rand(50_000_000)

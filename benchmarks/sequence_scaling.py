@@ -1,6 +1,6 @@
 """Time and memory against length: attention, retention, Mamba and Mamba-2 at equal width.
 
-    python benchmarks/sequence_scaling.py              # 1,024 to 1,048,576 positions, ten minutes
+    python benchmarks/sequence_scaling.py              # 1,024 to 1,048,576 positions, five minutes
     python benchmarks/sequence_scaling.py --plot       # the picture again, from the JSON
 
 Each point is one causal mixer of ``--width`` channels on one sequence, float32, in a process of its
@@ -42,8 +42,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shortest", type=int, default=1024)
     parser.add_argument("--longest", type=int, default=1024 * GROWTH**5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds one pass may take")
-    parser.add_argument("--memory", type=float, default=8000.0, help="megabytes one pass may take")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds one pass may take")
+    parser.add_argument("--memory", type=float, default=12000.0, help="megabytes one pass may take")
     parser.add_argument("--seed", type=int, default=0)
     results, images = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
     parser.add_argument("--out", type=Path, default=results / "sequence_scaling.json")
