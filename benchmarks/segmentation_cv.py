@@ -70,18 +70,16 @@ class Variant:
     @classmethod
     def parse(cls, text: str) -> Variant:
         """Of a command line.  Raises UsageError naming the nearest network or option."""
-        import yaml
-
         from apps.medical import catalog
+        from core.cli import parse_options
         from core.errors import UsageError
 
         name, _, rest = text.partition(":")
-        options = {}
-        for part in re.split(r",(?=\w+=)", rest) if rest else []:
-            option, equals, value = part.partition("=")
-            if not equals:
-                raise UsageError(f"variant {text!r}: want name:option=value,option=value.")
-            options[option] = None if value.lower() == "none" else yaml.safe_load(value)
+        try:
+            options = parse_options(re.split(r",(?=\w+=)", rest) if rest else [])
+        except UsageError as error:
+            message = f"variant {text!r}: want name:option=value,option=value."
+            raise UsageError(message) from error
         catalog.resolve(name, catalog.entry(name).ranks[0], "small", **options)
         return cls(name, options)
 

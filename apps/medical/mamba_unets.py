@@ -198,18 +198,21 @@ def _vss_stages(
     stage_count(dims=dims, depths=depths, downs=downs)
     return tuple(
         StageConfig(dim=dim, depth=depth if mixer else 0, block=_vss(mixer, dim), down=down)
-        if mixer
-        else StageConfig(dim=dim, depth=0, block=(), down=down)
         for dim, depth, down in zip(dims, depths, downs, strict=True)
     )
 
 
-def _merges(strides: Sequence[grid.PerAxis] | None, n: int, rank: int) -> list[DownConfig]:
-    """``n`` patch mergings."""
-    steps = [2] * n if strides is None else [grid.per_axis(s, rank, "stride") for s in strides]
+def _between(strides: Sequence[grid.PerAxis] | None, n: int, rank: int) -> list[tuple[int, ...]]:
+    """Per axis, each of the ``n`` strides between levels; None is 2 everywhere."""
+    steps = [2] * n if strides is None else strides
     if len(steps) != n:
         raise UsageError(f"strides {strides}: want {n}, one between each two levels.")
-    return [MergeDownConfig(stride=s) for s in steps]
+    return [grid.per_axis(s, rank, "stride") for s in steps]
+
+
+def _merges(strides: Sequence[grid.PerAxis] | None, n: int, rank: int) -> list[DownConfig]:
+    """``n`` patch mergings."""
+    return [MergeDownConfig(stride=s) for s in _between(strides, n, rank)]
 
 
 def vm_unet(
@@ -456,23 +459,20 @@ def segmamba(
     """
     n = len(depths)
     dims = doubling(feature_size, n)
-    steps = [2] * (n - 1) if strides is None else [*strides]
-    if len(steps) != n - 1:
-        raise UsageError(f"strides {strides}: want {n - 1}, one between each two levels.")
     downs = [
         InstanceDownConfig(stride=patch, kernel=7),  # type: ignore[arg-type]
         *(
             InstanceDownConfig(stride=s, kernel=s, before=True)
-            for s in (grid.per_axis(v, rank, "stride") for v in steps)
+            for s in _between(strides, n - 1, rank)
         ),
     ]
     stages = []
     for dim, depth, down in zip(dims, depths, downs, strict=True):
         chosen = chosen_mixer(mixer, dim, d_state=16, d_conv=4, expand=2.0, path=path)
         block = BlockConfig(mixer=chosen, ffn_ratio=None)
-        kept = (block,) * depth if mixer else ()
+        kept = depth if mixer else 0
         stages.append(
-            StageConfig(dim=dim, depth=len(kept), block=kept, down=down, lead=GatedConvConfig())
+            StageConfig(dim=dim, depth=kept, block=block, down=down, lead=GatedConvConfig())
         )
     encoder = Pyramid(
         PyramidConfig(

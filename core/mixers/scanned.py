@@ -18,6 +18,7 @@ from core import grid
 from core.errors import UsageError
 from core.mixers.base import check_choice, check_odd
 from core.nn import ChannelsLastConv
+from core.ops.precision import accumulate_dtype
 from core.scan_paths import ScanPath
 
 Conv = Literal["causal", "grid"]
@@ -90,7 +91,7 @@ class Scanned(nn.Module):
 
 def wide(x: Tensor) -> Tensor:
     """``x`` in float32, or in float64 where it is."""
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(accumulate_dtype(x.dtype))
 
 
 def inner_width(expand: float, dim: int) -> int:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.grid import ceil_div
 from core.ops.precision import accumulate_dtype
 from core.ops.scan.reference import CHUNK
 
@@ -81,7 +82,7 @@ class _Call:
         self.wide = accumulate_dtype(u.dtype)
         self.batch, self.length, self.dim = u.shape
         self.states = A.shape[1]
-        self.chunks = -(-self.length // CHUNK)
+        self.chunks = ceil_div(self.length, CHUNK)
         self.u, self.delta, self.B, self.C = (t.contiguous() for t in (u, delta, B, C))
         self.A = A.to(self.wide).t().contiguous()  # (N, D)
         # Where an argument is None the kernels are compiled without it and get any pointer.

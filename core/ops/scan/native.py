@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from core.errors import ResourceError
+from core.grid import ceil_div
+from core.ops.precision import accumulate_dtype
 from core.ops.scan import build
 from core.ops.scan.reference import CHUNK
 
@@ -104,10 +106,10 @@ def forward(
 
     Raises ResourceError when the library is unavailable or memory runs out.
     """
-    dtype = _working_dtype(u)
+    dtype = accumulate_dtype(u.dtype)
     batch, length, channels = u.shape
     states = A.shape[1]
-    chunks = -(-length // CHUNK) if save else 0
+    chunks = ceil_div(length, CHUNK) if save else 0
     y = u.new_empty((batch, length, channels), dtype=dtype)
     final = u.new_empty((batch, channels, states), dtype=dtype)
     checkpoints = u.new_empty((batch, chunks, states, channels), dtype=dtype)
@@ -139,7 +141,7 @@ def backward(
     ``checkpoints`` come from ``forward(..., save=True)`` with the same inputs.
     Raises ResourceError when the library is unavailable or memory runs out.
     """
-    dtype = _working_dtype(u)
+    dtype = accumulate_dtype(u.dtype)
     batch, length, channels = u.shape
     states = A.shape[1]
 
@@ -171,10 +173,6 @@ def backward(
         None if dbias is None or delta_bias is None else dbias.to(delta_bias.dtype),
         dinitial,
     )
-
-
-def _working_dtype(u: Tensor) -> torch.dtype:
-    return torch.float64 if u.dtype == torch.float64 else torch.float32
 
 
 def _loaded() -> ctypes.CDLL:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.grid import ceil_div
 from core.ops.precision import accumulate_dtype
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def scan(
 def _states(a: Tensor, b: Tensor, state: Tensor) -> Tensor:
     """h[l] = a[l] h[l-1] + b[l] for all l: (B, L, D, N) each, after ``state`` (B, D, N)."""
     batch, length = a.shape[:2]
-    blocks = -(-length // BLOCK)
+    blocks = ceil_div(length, BLOCK)
     short = blocks * BLOCK - length
     a, b = (F.pad(t, (0, 0, 0, 0, 0, short)) for t in (a, b))
     a, b = (t.reshape(batch, blocks, BLOCK, *t.shape[2:]) for t in (a, b))
