@@ -28,6 +28,7 @@ __all__ = [
     "FusedBlock",
     "Mlp",
     "PositionEmbedding",
+    "PostBlock",
     "make_norm",
 ]
 
@@ -62,8 +63,10 @@ class Mlp(nn.Module):
         depthwise: bool = False,
         act: str = "gelu",
         bias: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dropout = dropout
         hidden = int(dim * ratio)
         self.fc1 = nn.Linear(dim, hidden, bias=bias)
         self.depthwise = (
@@ -78,7 +81,10 @@ class Mlp(nn.Module):
         x = self.fc1(x)
         if self.depthwise is not None:
             x = self.depthwise(x)
-        return self.fc2(self.act(x))
+        x = self.act(x)
+        if self.dropout and self.training:
+            x = F.dropout(x, self.dropout)
+        return self.fc2(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +92,10 @@ class BlockConfig:
     """What a block is made of.
 
     ``form``: ``"residual"`` is x + mix(norm(x)), then x + ffn(norm(x)); ``"fused"`` is ConvNeXt's
-    x + ffn(norm(mix(x))).  ``mixer`` None leaves the mixer out, ``ffn_ratio`` None the feed-forward.
-    ``layer_scale`` is the initial value of a learned gain per channel on each branch (None: no
-    gain).
+    x + ffn(norm(mix(x))); ``"post"`` is the first transformer's norm(x + mix(x)), then norm(x +
+    ffn(x)).  ``mixer`` None leaves the mixer out, ``ffn_ratio`` None the feed-forward.  ``dropout``
+    acts inside the feed-forward and, "fused" apart, on what each branch adds.  ``layer_scale`` is
+    the initial value of a learned gain per channel on each branch (None: no gain).
     """
 
     mixer: Any
@@ -99,13 +106,14 @@ class BlockConfig:
     norm: str = "layer"
     norm_eps: float = 1e-5
     layer_scale: float | None = None
-    form: Literal["residual", "fused"] = "residual"
+    form: Literal["residual", "fused", "post"] = "residual"
+    dropout: float = 0.0
 
     def build(self, context: BlockContext, drop_path: float = 0.0) -> nn.Module:
         """The block at ``context``.  Raises UsageError where nothing is left of it."""
         if self.mixer is None and (self.ffn_ratio is None or self.form == "fused"):
-            raise UsageError("block without mixer: it needs form='residual' and an ffn_ratio.")
-        return (FusedBlock if self.form == "fused" else Block)(self, context, drop_path)
+            raise UsageError("block without mixer: it needs another form and an ffn_ratio.")
+        return _FORMS[self.form](self, context, drop_path)
 
 
 def _scale(value: float | None, dim: int) -> nn.Parameter | None:
@@ -128,6 +136,7 @@ class Block(nn.Module):
             self.mixer = build_mixer(config.mixer, context)
             self.scale1 = _scale(config.layer_scale, dim)
         self.drop_path = DropPath(drop_path)
+        self.dropout = config.dropout
         self.ffn: Mlp | None = None
         if config.ffn_ratio is not None:
             self.norm2 = make_norm(config.norm, dim, config.norm_eps)
@@ -138,27 +147,70 @@ class Block(nn.Module):
                 depthwise=config.ffn_depthwise,
                 act=config.ffn_act,
                 bias=config.ffn_bias,
+                dropout=config.dropout,
             )
             self.scale2 = _scale(config.layer_scale, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mixer is not None:
-            x = x + self.drop_path(_scaled(self.mixer(self.norm1(x)), self.scale1))
+            x = x + self.branch(self.mixer(self.norm1(x)), self.scale1)
         return self.feed_forward(x)
+
+    def branch(self, y: Tensor, scale: Tensor | None) -> Tensor:
+        """What a branch adds: scaled, and in training thinned out."""
+        y = _scaled(y, scale)
+        if self.dropout and self.training:
+            y = F.dropout(y, self.dropout)
+        return self.drop_path(y)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second branch, position by position."""
         if self.ffn is None:
             return x
-        return x + self.drop_path(_scaled(self.ffn(self.norm2(x)), self.scale2))
+        return x + self.branch(self.ffn(self.norm2(x)), self.scale2)
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One position (B, C) of a sequence, where the mixer has a ``step``; see SequenceTrunk."""
+        if self.mixer is not None:
+            mixed, state = self.mixer.step(self.norm1(x), state)  # type: ignore[operator]
+            x = x + self.branch(mixed, self.scale1)
+        return self.feed_forward(x), state
 
     def forward_extra(self, x: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         """The block on a grid and on ``extra`` tokens (B, E, C) that lie outside it."""
         if self.mixer is None:
             return self.feed_forward(x), self.feed_forward(extra)
         mixed, mixed_extra = self.mixer.forward_extra(self.norm1(x), self.norm1(extra))  # type: ignore[operator]
-        x = x + self.drop_path(_scaled(mixed, self.scale1))
-        extra = extra + self.drop_path(_scaled(mixed_extra, self.scale1))
+        x = x + self.branch(mixed, self.scale1)
+        extra = extra + self.branch(mixed_extra, self.scale1)
+        return self.feed_forward(x), self.feed_forward(extra)
+
+
+class PostBlock(Block):
+    """norm1(x + mixer(x)), then norm2(x + ffn(x)) (Vaswani et al., 2017, section 3.1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mixer is not None:
+            x = self.norm1(x + self.branch(self.mixer(x), self.scale1))
+        return self.feed_forward(x)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        if self.ffn is None:
+            return x
+        return self.norm2(x + self.branch(self.ffn(x), self.scale2))
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        if self.mixer is not None:
+            mixed, state = self.mixer.step(x, state)  # type: ignore[operator]
+            x = self.norm1(x + self.branch(mixed, self.scale1))
+        return self.feed_forward(x), state
+
+    def forward_extra(self, x: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mixer is None:
+            return self.feed_forward(x), self.feed_forward(extra)
+        mixed, mixed_extra = self.mixer.forward_extra(x, extra)  # type: ignore[operator]
+        x = self.norm1(x + self.branch(mixed, self.scale1))
+        extra = self.norm1(extra + self.branch(mixed_extra, self.scale1))
         return self.feed_forward(x), self.feed_forward(extra)
 
 
@@ -176,12 +228,16 @@ class FusedBlock(nn.Module):
             depthwise=config.ffn_depthwise,
             act=config.ffn_act,
             bias=config.ffn_bias,
+            dropout=config.dropout,
         )
         self.scale = _scale(config.layer_scale, context.dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.drop_path(_scaled(self.ffn(self.norm(self.mixer(x))), self.scale))
+
+
+_FORMS: dict[str, type[nn.Module]] = {"residual": Block, "fused": FusedBlock, "post": PostBlock}
 
 
 class PositionEmbedding(nn.Module):

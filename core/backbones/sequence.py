@@ -136,7 +136,7 @@ class SequenceTrunk(Pyramid):
         x, states = token, []
         for block, before in zip(self.trunk.blocks, state, strict=True):
             assert isinstance(block, Block)
-            x, after = _step(block, x, before)
+            x, after = block.step(x, before)
             states.append(after)
         return self.trunk.norm(x), tuple(states)
 
@@ -168,14 +168,6 @@ def _initial_state(
         return mixer.initial_state(batch, device, dtype)
     except UsageError as error:
         raise UsageError(f"block {index}, mixer {kind}: {error}") from error
-
-
-def _step(block: Block, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    if block.mixer is not None:
-        mixer: Any = block.mixer
-        mixed, state = mixer.step(block.norm1(x), state)
-        x = x + (mixed if block.scale1 is None else mixed * block.scale1)
-    return block.feed_forward(x), state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,13 +35,15 @@ from core.mixers.base import (
 class AttentionConfig:
     """``kv_heads`` (None: as many as ``heads``, which they divide) are shared by groups of queries.
 
-    ``causal``: a position sees itself and those before it in raster order.
+    ``causal``: a position sees itself and those before it in raster order.  ``dropout`` acts on the
+    softmax's weights, as in the first paper (section 5.4) and in transformers.
     """
 
     heads: int
     kv_heads: int | None = None
     causal: bool = False
     bias: bool = True
+    dropout: float = 0.0
 
 
 class AttentionState(NamedTuple):
@@ -58,7 +60,7 @@ class Attention(nn.Module):
     def __init__(self, config: AttentionConfig, context: BlockContext) -> None:
         super().__init__()
         dim = context.dim
-        self.rank, self.causal = context.rank, config.causal
+        self.rank, self.causal, self.dropout = context.rank, config.causal, config.dropout
         self.heads = check_heads(config.heads, dim)
         self.kv_heads = self.heads if config.kv_heads is None else config.kv_heads
         if self.kv_heads < 1 or self.heads % self.kv_heads:
@@ -89,7 +91,9 @@ class Attention(nn.Module):
     def mix(self, tokens: Tensor) -> Tensor:
         """Attention among tokens (B, L, C)."""
         q, k, v = self.project(tokens)
-        return self.proj(join_heads(attend(q, self.spread(k), self.spread(v), causal=self.causal)))
+        dropout = self.dropout if self.training else 0.0
+        out = attend(q, self.spread(k), self.spread(v), causal=self.causal, dropout=dropout)
+        return self.proj(join_heads(out))
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L, C) -> queries (B, h, L, c), keys and values (B, m, L, c)."""

@@ -124,12 +124,14 @@ def attend(
     bias: Tensor | None = None,
     scale: float | None = None,
     causal: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v with the softmax in float32, or float64 where q is.
 
     Shapes: q (..., h, L, c), k and v (..., h, M, c), bias broadcastable to (..., h, L, M) or None;
     returns (..., h, L, c).  ``scale`` defaults to c ** -0.5.  ``causal``, with L = M and no bias:
-    query i sees the keys up to i.
+    query i sees the keys up to i.  ``dropout`` is the share of weights set to zero, the others
+    scaled up.
 
     The explicit form is used for few keys; while the bias is being trained, since SDPA then falls
     back to its slow path; and during export, since SDPA's layout breaks the ONNX decomposition.
@@ -137,7 +139,7 @@ def attend(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     trained_bias = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if not (torch.compiler.is_exporting() or trained_bias or k.shape[-2] <= EXPLICIT_KEYS):
-        return _sdpa(q, k, v, bias, scale, causal)
+        return _sdpa(q, k, v, bias, scale, causal, dropout)
     scores = (q * scale) @ k.transpose(-1, -2)
     if scores.dtype in (torch.bfloat16, torch.float16):
         scores = scores.float()
@@ -147,11 +149,18 @@ def attend(
         L = q.shape[-2]
         later = torch.ones(L, L, dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
-    return scores.softmax(-1).to(v.dtype) @ v
+    weights = scores.softmax(-1).to(v.dtype)
+    return (F.dropout(weights, dropout) if dropout else weights) @ v
 
 
 def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    causal: bool,
+    dropout: float,
 ) -> Tensor:
     """SDPA with one leading axis: only so, mask included, does the CPU take its fused kernel.
 
@@ -166,5 +175,7 @@ def _sdpa(
         else:
             mask = mask.view(*([1] * (4 - mask.ndim)), *mask.shape)
     q, k, v = (t.flatten(0, len(lead) - 1) for t in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, is_causal=causal)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale, is_causal=causal
+    )
     return out.unflatten(0, lead)

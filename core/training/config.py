@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from core.config import StrictModel
 
-Schedule = Literal["cosine", "poly", "constant"]
+Schedule = Literal["cosine", "poly", "constant", "halving"]
 
 
 class TrainConfig(StrictModel):
@@ -31,6 +31,7 @@ class TrainConfig(StrictModel):
     # Learning rate over the run: by steps, or by time when only max_minutes is given.
     schedule: Schedule = "cosine"
     warmup_steps: int = Field(0, ge=0)
+    halve_every: int | None = Field(None, ge=1)  # steps; for "halving", which needs it
 
     # Exponential moving average of the weights; it is what is validated and kept as best.
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
@@ -56,6 +57,8 @@ class TrainConfig(StrictModel):
     def _has_a_budget(self) -> TrainConfig:
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("give max_steps, max_minutes or both; a run needs an end")
+        if (self.schedule == "halving") != (self.halve_every is not None):
+            raise ValueError("schedule 'halving' and halve_every (in steps) go together")
         return self
 
 
@@ -80,6 +83,12 @@ def decay(schedule: Schedule, fraction: float) -> float:
 
 
 def learning_rate(config: TrainConfig, step: int, fraction: float) -> float:
-    """The learning rate of step ``step`` (from 0): linear warm-up times ``decay``."""
+    """The learning rate of step ``step`` (from 0): linear warm-up times ``decay``.
+
+    "halving" keeps the rate for two spans of ``halve_every`` steps and halves it after each further
+    one: what Informer's code calls type1, with an epoch for a span (Zhou et al., AAAI 2021).
+    """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.halve_every is not None:
+        return config.lr * warmup * 0.5 ** max(0, step // config.halve_every - 1)
     return config.lr * warmup * decay(config.schedule, fraction)

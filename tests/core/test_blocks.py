@@ -10,6 +10,7 @@ from torch import nn
 from core.blocks import BlockConfig, BlockContext, DropPath, Mlp, PositionEmbedding
 from core.down import ConvDownConfig, MergeDownConfig
 from core.errors import UsageError
+from core.mixers import mixer_config
 from core.mixers.conv_attention import ConvAttentionConfig
 from core.mixers.depthwise import DepthwiseConfig
 
@@ -179,3 +180,44 @@ def test_position_embedding_is_added_and_interpolated() -> None:
     torch.testing.assert_close(wide, expected)
     with pytest.raises(UsageError, match="position"):
         PositionEmbedding(4, (2, 3), rank=3)
+
+
+def test_a_post_norm_block_is_the_first_transformers_layer() -> None:
+    config = BlockConfig(
+        mixer=mixer_config("attention", heads=2), ffn_ratio=2.0, ffn_act="relu", form="post"
+    )
+    block = config.build(BlockContext(dim=8, rank=1)).eval()
+    theirs = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    theirs.self_attn.in_proj_weight.data = block.mixer.qkv.weight.data
+    theirs.self_attn.in_proj_bias.data = block.mixer.qkv.bias.data
+    theirs.self_attn.out_proj.load_state_dict(block.mixer.proj.state_dict())
+    theirs.linear1.load_state_dict(block.ffn.fc1.state_dict())
+    theirs.linear2.load_state_dict(block.ffn.fc2.state_dict())
+    theirs.norm1.load_state_dict(block.norm1.state_dict())
+    theirs.norm2.load_state_dict(block.norm2.state_dict())
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(block(x), theirs(x))
+
+
+@pytest.mark.parametrize("form", ["residual", "post"])
+def test_a_block_read_step_by_step_is_the_whole_block(form: str) -> None:
+    config = BlockConfig(mixer=mixer_config("attention", heads=2, causal=True), form=form)
+    block = config.build(BlockContext(dim=8, rank=1)).eval()
+    x = torch.randn(2, 6, 8)
+    state, steps = block.mixer.initial_state(2), []
+    for t in range(6):
+        y, state = block.step(x[:, t], state)
+        steps.append(y)
+    torch.testing.assert_close(torch.stack(steps, 1), block(x))
+
+
+@pytest.mark.parametrize("form", ["residual", "fused", "post"])
+def test_dropout_acts_in_training_alone(form: str) -> None:
+    config = BlockConfig(
+        mixer=mixer_config("attention", heads=2, dropout=0.5), form=form, dropout=0.5
+    )
+    block = config.build(BlockContext(dim=8, rank=1))
+    x = torch.randn(2, 6, 8)
+    assert not torch.equal(block(x), block(x))
+    block.eval()
+    assert torch.equal(block(x), block(x))

@@ -87,3 +87,12 @@ def test_percent_is_of_the_nearer_limit() -> None:
 )
 def test_is_better(value: float | None, best: float | None, mode: str, expected: bool) -> None:
     assert is_better(value, best, mode) is expected
+
+
+def test_halving_keeps_the_rate_for_two_spans() -> None:
+    config = TrainConfig(max_steps=50, lr=1.0, schedule="halving", halve_every=10)
+    rates = [learning_rate(config, step, 0.0) for step in (0, 9, 10, 19, 20, 29, 30, 49)]
+    assert rates == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.125]
+    for wrong in ({"schedule": "halving"}, {"halve_every": 10}):
+        with pytest.raises(ValueError, match="go together"):
+            TrainConfig(max_steps=50, **wrong)

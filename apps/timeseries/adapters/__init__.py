@@ -1,0 +1,1 @@
+"""Our models inside other libraries; each needs its extra."""

@@ -1,0 +1,1 @@
+"""From files to panels of series: `panel` (the arrays), `reading`, `frequency`, `check`, `repair`."""

@@ -1,0 +1,1 @@
+"""Forecasters: ``build`` in `base` makes any of the catalog's by name."""
