@@ -50,7 +50,8 @@ app = cli.make_app("medical", f"Segment medical images in 2-D and 3-D. {DISCLAIM
 @app.command()
 def info(json: Json = False) -> None:
     """Show models, weights, input formats and verbs."""
-    from apps.medical import catalog, shipped
+    from apps.medical import catalog
+    from core.shipped import model_cards
 
     report = {
         "name": "medical",
@@ -58,7 +59,7 @@ def info(json: Json = False) -> None:
         "disclaimer": DISCLAIMER,
         "verbs": _verbs(),
         "models": {name: _model(entry) for name, entry in catalog.MODELS.items()},
-        "weights": _weights(shipped.model_cards(shipped.weights_root())),
+        "weights": _weights(model_cards("medical")),
         "inputs": {"volumes": VOLUMES, "pictures": PICTURES, "datasets": LAYOUTS},
         "exit_codes": cli.EXIT_CODES,
     }

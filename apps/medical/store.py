@@ -7,7 +7,6 @@ folder is ever executed: pickled checkpoints are refused by their content.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from apps.medical.data.plan import Plan
-from apps.medical.shipped import model_cards, weights_root
+from core import shipped as shipped_models
 from core.config import StrictModel, validate
-from core.errors import DataError, UsageError, unknown
+from core.errors import DataError, UsageError
 from core.files import sha256
+from core.shipped import model_cards
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,7 @@ class NetworkSpec(StrictModel):
 class ModelSpec(StrictModel):
     """Everything about a model but its tensors: ``model.json``."""
 
+    app: Literal["medical"] = "medical"
     format: Literal[1] = 1
     name: str
     network: NetworkSpec
@@ -69,25 +70,13 @@ class Model:
 
 
 def shipped() -> list[str]:
-    """Names of the models under ``weights_root()``."""
-    return list(model_cards(weights_root()))
+    """Names of the models that come with the program."""
+    return list(model_cards("medical"))
 
 
 def find_model(ref: str | Path) -> Path:
-    """The folder of a shipped name or of a path. A bare name means a shipped model first.
-
-    Raises UsageError, naming the nearest shipped model, when there is neither.
-    """
-    text = os.fspath(ref)
-    bare = text not in ("", ".", "..") and not any(sep in text for sep in ("/", "\\"))
-    if bare and (weights_root() / text).is_dir():
-        return weights_root() / text
-    if text and Path(text).exists():
-        return Path(text)
-    if bare:
-        message = unknown("model", text, shipped())
-        raise UsageError(f"{message} (in {weights_root()}); or give the path of a model folder")
-    raise UsageError(f"{text}: no such model folder; give one, or one of {', '.join(shipped())}")
+    """As ``core.shipped.find_model``, for this application."""
+    return shipped_models.find_model(ref, "medical")
 
 
 def load_model(
