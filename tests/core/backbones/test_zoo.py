@@ -178,7 +178,8 @@ def test_wrong_inputs_are_explained() -> None:
         assert "(B, 2, D, H, W)" in one_line(lambda s=shape: backbone(torch.zeros(s)))
 
 
-@pytest.mark.parametrize("mixer", mixer_names())
+# NormLin serves one number of positions; the stages of these families have several.
+@pytest.mark.parametrize("mixer", [m for m in mixer_names() if m != "normlin"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_any_mixer_in_any_family(name: str, mixer: str) -> None:
     if mixer == "guided_window":  # an application's, registered when its tests run before
