@@ -1,0 +1,270 @@
+"""Forecast multivariate time series: the command line.
+
+Every verb is a thin function: it reads options, imports its implementation when it is called, and
+emits the result. So ``--help`` and ``models`` cost no import of torch, pandas or NumPy.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+ROOT = Path(__file__).resolve().parents[2]
+
+if __name__ == "__main__":
+    # Run as a file, Python puts this folder first on its path, where our fit.py, report.py and
+    # others would shadow packages of those names. The repository root belongs there instead.
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [str(ROOT), *(place for place in sys.path if Path(place).resolve() != here)]
+    if find_spec("typer") is None:
+        print(
+            f"error: {sys.executable} lacks Triptych's dependencies; run `make quickstart` and use "
+            ".venv/bin/python, or: pip install -e .",
+            file=sys.stderr,
+        )
+        sys.exit(4)
+
+import typer  # noqa: E402
+
+from core import cli  # noqa: E402
+from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
+from core.progress import Progress, get_progress  # noqa: E402
+
+app = cli.make_app(
+    "timeseries", "Forecast multivariate time series, with intervals whose coverage was measured."
+)
+
+File = Annotated[
+    Path, typer.Argument(help="CSV (.gz), Parquet or Excel, long or wide.", show_default=False)
+]
+Out = Annotated[Path, typer.Option(help="The output folder.", show_default=False)]
+Horizon = Annotated[int, typer.Option(help="Stamps to forecast.", show_default=False)]
+OptionalHorizon = Annotated[
+    int | None, typer.Option(help="Stamps to forecast.", show_default="the model's")
+]
+Lookback = Annotated[int, typer.Option(help="Stamps of history a forecast looks at.", min=1)]
+Levels = Annotated[
+    list[float],
+    typer.Option("--level", help="Per cent that an interval shall cover; repeat for several."),
+]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model", help="A model, baseline, model folder or shipped name; repeat.", show_default=False
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Option of the network or recipe, such as dim=128 or rate=1e-3."),
+]
+MaxSteps = Annotated[int | None, typer.Option(help="Training steps at most.", min=1)]
+MaxMinutes = Annotated[float | None, typer.Option(help="Training time at most.", min=0.01)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
+
+READING: dict[str, tuple[Any, Any]] = {
+    "layout": (Annotated[str, typer.Option(help="auto, wide or long.")], "auto"),
+    "time": (Annotated[str | None, typer.Option(help="The column of stamps.")], None),
+    "id": (Annotated[str | None, typer.Option(help="The column naming the series (long).")], None),
+    "target": (Annotated[list[str] | None, typer.Option(help="Column to forecast; repeat.")], None),
+    "past": (
+        Annotated[list[str] | None, typer.Option(help="Covariate known up to now; repeat.")],
+        None,
+    ),
+    "known": (
+        Annotated[list[str] | None, typer.Option(help="Covariate known ahead; repeat.")],
+        None,
+    ),
+    "static": (
+        Annotated[list[str] | None, typer.Option(help="Column that describes a series; repeat.")],
+        None,
+    ),
+    "freq": (Annotated[str | None, typer.Option(help="Such as h, 15min, D, MS.")], None),
+    "tz": (Annotated[str | None, typer.Option(help="Time zone of stamps without one.")], None),
+    "decimal": (Annotated[str | None, typer.Option(help="Decimal mark of a CSV: . or ,")], None),
+    "day_first": (
+        Annotated[bool | None, typer.Option("--day-first/--month-first", help="Of 03/04/2024.")],
+        None,
+    ),
+    "encoding": (Annotated[str | None, typer.Option(help="Of a CSV, such as latin-1.")], None),
+    "sheet": (Annotated[str | None, typer.Option(help="Of an Excel file.")], None),
+    "fill": (
+        Annotated[str, typer.Option(help="Gaps: none, ffill, interpolate or seasonal.")],
+        "none",
+    ),
+    "agg": (
+        Annotated[str | None, typer.Option(help="Duplicates: mean, sum, first or last.")],
+        None,
+    ),
+    "sentinel": (
+        Annotated[list[float] | None, typer.Option(help="Number that means missing; repeat.")],
+        None,
+    ),
+    "multivariate": (
+        Annotated[bool, typer.Option("--multivariate", help="A long file's series as variates.")],
+        False,
+    ),
+}
+_PLURAL = {"target": "targets", "sentinel": "sentinels"}
+
+
+def reads(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of reading a file; it gets them as the dictionary ``reading``."""
+    hints = get_type_hints(verb, include_extras=True)
+    own = {
+        name: p.replace(annotation=hints[name])
+        for name, p in inspect.signature(verb).parameters.items()
+        if name != "reading"
+    }
+    extra = {
+        name: inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+        )
+        for name, (kind, default) in READING.items()
+    }
+
+    @functools.wraps(verb)
+    def wrapped(**options: Any) -> None:
+        reading = {_PLURAL.get(name, name): options.pop(name) for name in READING}
+        for name in ("past", "known", "static", "sentinels"):
+            reading[name] = tuple(reading[name] or ())
+        verb(**options, reading=reading)
+
+    parameters = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own.values(), *extra.values())
+    ]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    del wrapped.__wrapped__  # type: ignore[attr-defined]
+    return wrapped
+
+
+def _progress(quiet: bool, json: bool) -> Progress:
+    return get_progress(quiet or json)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """Show models, baselines, shipped weights, protocols and verbs."""
+    from apps.timeseries import catalog
+    from apps.timeseries.listing import listing, print_listing
+
+    del catalog
+    report = listing([command.name or command.callback.__name__ for command in app.registered_commands])  # type: ignore[union-attr]
+    cli.emit(report, as_json=json, human=lambda: print_listing(report))
+
+
+@app.command()
+@reads
+def check(file: File, json: Json = False, *, reading: dict[str, Any]) -> None:
+    """Profile a file: layout, frequency, gaps, duplicates, sentinels, constants. Exit code 3 on problems."""
+    from apps.timeseries.data.check import check_file, print_report
+    from core.errors import DataError
+
+    report = check_file(file, **reading)
+    cli.emit(report, as_json=json, human=lambda: print_report(report))
+    if not report["ok"]:
+        raise typer.Exit(DataError.exit_code)
+
+
+@app.command()
+@reads
+def fit(
+    file: File,
+    out: Out,
+    horizon: Horizon,
+    model: Annotated[str, typer.Option(help="A model's name; see models.")] = "itransformer",
+    lookback: Lookback = 96,
+    setting: Settings = None,
+    quantile: Annotated[
+        list[float] | None, typer.Option(help="Learn quantiles, such as 0.1 0.5 0.9; repeat.")
+    ] = None,
+    max_steps: MaxSteps = None,
+    max_minutes: MaxMinutes = None,
+    resume: Resume = False,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    *,
+    reading: dict[str, Any],
+) -> None:
+    """Train a model on a file and measure it on the rows that came last."""
+    cli.set_threads(threads)
+    from apps.timeseries.fit import fit as implementation
+    from apps.timeseries.listing import print_fit
+
+    done = implementation(
+        file,
+        model,
+        horizon=horizon,
+        out=out,
+        lookback=lookback,
+        options=cli.parse_options(setting or ()),
+        quantiles=quantile or (),
+        max_steps=max_steps,
+        max_minutes=max_minutes,
+        seed=seed,
+        resume=resume,
+        force=force,
+        device=cli.pick_device(device),
+        progress=_progress(quiet, json),
+        **reading,
+    )
+    report = done.report()
+    cli.emit(report, as_json=json, human=lambda: print_fit(report))
+
+
+@app.command()
+def evaluate(
+    file: File,
+    model: Annotated[str, typer.Option(help="A model or baseline.", show_default=False)],
+    protocol: Annotated[str, typer.Option(help="ett-hour, ett-minute or 7-1-2.")] = "7-1-2",
+    lookback: Lookback = 96,
+    horizon: Annotated[int, typer.Option(help="Stamps to forecast.")] = 96,
+    setting: Settings = None,
+    max_steps: MaxSteps = None,
+    max_minutes: MaxMinutes = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the training run here.", show_default=False)
+    ] = None,
+    resume: Resume = False,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Run a benchmark protocol: published settings, every test window, scaled space."""
+    cli.set_threads(threads)
+    from apps.timeseries.evaluate import evaluate as implementation
+    from apps.timeseries.listing import print_evaluation
+
+    report = implementation(
+        file,
+        protocol,
+        model,
+        lookback=lookback,
+        horizon=horizon,
+        seed=seed,
+        options=cli.parse_options(setting or ()),
+        max_steps=max_steps,
+        max_minutes=max_minutes,
+        out=out,
+        resume=resume,
+        force=force,
+        device=cli.pick_device(device),
+        progress=_progress(quiet, json),
+    )
+    cli.emit(report, as_json=json, human=lambda: print_evaluation(report))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(app))
