@@ -55,7 +55,9 @@ Levels = Annotated[
 Models = Annotated[
     list[str],
     typer.Option(
-        "--model", help="A model, baseline, model folder or shipped name; repeat.", show_default=False
+        "--model",
+        help="A model, baseline, model folder or shipped name; repeat.",
+        show_default=False,
     ),
 ]
 Settings = Annotated[
@@ -147,14 +149,18 @@ def _progress(quiet: bool, json: bool) -> Progress:
     return get_progress(quiet or json)
 
 
+def _name(verb: Any) -> str:
+    return verb.__name__
+
+
 @app.command()
 def models(json: Json = False) -> None:
     """Show models, baselines, shipped weights, protocols and verbs."""
-    from apps.timeseries import catalog
     from apps.timeseries.listing import listing, print_listing
 
-    del catalog
-    report = listing([command.name or command.callback.__name__ for command in app.registered_commands])  # type: ignore[union-attr]
+    report = listing(
+        [command.name or _name(command.callback) for command in app.registered_commands]
+    )
     cli.emit(report, as_json=json, human=lambda: print_listing(report))
 
 
@@ -231,6 +237,9 @@ def evaluate(
     setting: Settings = None,
     max_steps: MaxSteps = None,
     max_minutes: MaxMinutes = None,
+    naive: Annotated[
+        bool, typer.Option("--naive/--no-naive", help="Naive forecasts beside it.")
+    ] = True,
     out: Annotated[
         Path | None, typer.Option(help="Keep the training run here.", show_default=False)
     ] = None,
@@ -257,6 +266,7 @@ def evaluate(
         options=cli.parse_options(setting or ()),
         max_steps=max_steps,
         max_minutes=max_minutes,
+        naive=naive,
         out=out,
         resume=resume,
         force=force,

@@ -10,17 +10,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from apps.timeseries.data.protocols import PROTOCOLS
 from core.errors import DataError, UsageError, unknown
 
 # Rows of an hour: 12, 4 and 4 months of 30 days (Zhou et al., Informer, AAAI 2021). The rest of the
 # files, rows 14,400 to 17,419, is never used.
 _ETT = (12 * 30 * 24, 16 * 30 * 24, 20 * 30 * 24)
-
-PROTOCOLS = {
-    "ett-hour": "12, 4 and 4 months of 30 days of hourly rows (ETTh1, ETTh2)",
-    "ett-minute": "the same of 15-minute rows (ETTm1, ETTm2)",
-    "7-1-2": "70, 10 and 20 % of the rows",
-}
 
 
 @dataclass(frozen=True)

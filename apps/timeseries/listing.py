@@ -1,0 +1,135 @@
+"""What the verbs print for a person, and the report behind ``models``. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from apps.timeseries import catalog
+from core import cli
+from core.shipped import model_cards
+
+INPUTS = {
+    "files": ["csv", "csv.gz", "parquet", "xlsx"],
+    "layouts": {
+        "wide": "a column of stamps and a column for each variate",
+        "long": "unique_id, ds, y and covariates: a row for each series and stamp",
+    },
+}
+
+
+def listing(verbs: Sequence[str]) -> dict[str, Any]:
+    """Models, baselines, shipped weights, protocols, inputs, verbs and exit codes."""
+    from apps.timeseries.data.protocols import PROTOCOLS
+
+    return {
+        "name": "timeseries",
+        "verbs": list(verbs),
+        "models": {name: _model(entry) for name, entry in catalog.MODELS.items()},
+        "baselines": catalog.BASELINES,
+        "weights": {name: _card(path) for name, path in model_cards("timeseries").items()},
+        "protocols": PROTOCOLS,
+        "inputs": INPUTS,
+        "exit_codes": cli.EXIT_CODES,
+    }
+
+
+def _model(entry: catalog.Entry) -> dict[str, Any]:
+    recipe = asdict(entry.recipe)
+    return {
+        "summary": entry.summary,
+        "paper": entry.paper,
+        "covariates": list(entry.covariates),
+        "variates": "joint" if entry.joint else "each on its own",
+        "horizon": "any" if entry.any_horizon else "as fitted",
+        "published_settings": entry.published or None,
+        "recipe": recipe,
+    }
+
+
+def _card(path: Any) -> dict[str, Any]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    shape = values["network"]["shape"]
+    return {
+        "model": values["network"]["name"],
+        "lookback": shape["lookback"],
+        "horizon": shape["horizon"],
+        "data": values["data"]["file"],
+        "targets": values["data"]["targets"],
+        "freq": values["data"]["freq"],
+        "test": values.get("metrics", {}).get("test"),
+        "licence": values.get("licence"),
+    }
+
+
+def print_listing(report: Mapping[str, Any]) -> None:
+    """``listing`` for a person."""
+    print("Models (fit, backtest, evaluate, tune):")
+    for name, about in report["models"].items():
+        able = ", ".join(about["covariates"]) or "no"
+        print(f"  {name:<13} {about['summary']}")
+        print(
+            f"  {'':<13} {about['paper']}; variates {about['variates']}, {able} covariates, horizon "
+            f"{about['horizon']}"
+        )
+        if about["published_settings"]:
+            print(f"  {'':<13} settings of {about['published_settings']}")
+    print("Baselines (need no fitting; every backtest runs them):")
+    for name, summary in report["baselines"].items():
+        print(f"  {name:<14} {summary}")
+    print("Shipped weights (forecast --model NAME):")
+    for name, about in report["weights"].items():
+        print(
+            f"  {name:<18} {about['model']} on {about['data']}, lookback {about['lookback']}, horizon "
+            f"{about['horizon']}; columns {', '.join(about['targets'])}"
+        )
+    if not report["weights"]:
+        print("  none here")
+    print("Benchmark protocols (evaluate):")
+    for name, text in report["protocols"].items():
+        print(f"  {name:<11} {text}")
+    print(f"Verbs: {', '.join(report['verbs'])}")
+
+
+def print_fit(report: Mapping[str, Any]) -> None:
+    """What ``fit`` did, for a person."""
+    training, borders = report["training"], report["borders"]
+    for note in report["notes"]:
+        print(f"note: {note}")
+    print(
+        f"borders (longest series): train rows 0-{borders['train'] - 1}, validation "
+        f"{borders['train']}-{borders['val'] - 1}"
+        + (
+            f", test {borders['val']}-{borders['test'] - 1}"
+            if borders["test"] > borders["val"]
+            else ", no test rows"
+        )
+    )
+    print(
+        f"{report['model']}: {training['parameters']:,} parameters, {training['steps']} steps in "
+        f"{training['seconds']:.0f} s ({training['stopped_because']}); model in {report['folder']}"
+    )
+    test = report["metrics"].get("test", {})
+    if test:
+        print(f"test, {test['windows']} windows, scaled space:")
+        print(f"  {'':<18}{'MSE':>9}{'MAE':>9}")
+        for name, row in {report["model"]: test, **test["naive"]}.items():
+            print(f"  {name:<18}{row['mse']:>9.4f}{row['mae']:>9.4f}")
+    for level, row in report["coverage"].get("levels", {}).items():
+        print(
+            f"intervals of {level} %: covered {100 * row['coverage']:.1f} % of test values "
+            f"({report['coverage']['kind']}), mean width {row['width']:.3g}"
+        )
+
+
+def print_evaluation(report: Mapping[str, Any]) -> None:
+    """What ``evaluate`` measured, for a person."""
+    print(
+        f"{report['dataset']}, protocol {report['protocol']}, lookback {report['lookback']}, horizon "
+        f"{report['horizon']}, seed {report['seed']}: {report['windows']} test windows, scaled space"
+    )
+    print(f"  {'':<18}{'MSE':>9}{'MAE':>9}")
+    for name, row in {report["model"]: report, **report["naive"]}.items():
+        print(f"  {name:<18}{row['mse']:>9.4f}{row['mae']:>9.4f}")

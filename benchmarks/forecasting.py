@@ -1,0 +1,192 @@
+"""Benchmark protocols of long-horizon forecasting: published settings, every test window, seeds.
+
+    python benchmarks/forecasting.py DATA --jobs 2 --out benchmarks/results/forecasting.json
+
+DATA holds ETTh1.csv, ETTh2.csv, ETTm1.csv and exchange_rate.csv (benchmarks/README.md says where
+they come from; ETTh1.csv is in samples/).  A cell is one data set, horizon, model and seed: trained
+by the settings in ``apps/timeseries/catalog.py``, chosen by validation, its test windows forecast
+once.  Each cell is a process of one thread and leaves a JSON file in ``--work``; a cell that is there
+is not computed again, so the command continues where it stopped, and more cells may be added later.
+``--collect`` only writes the result from the cells that are there.
+
+Published figures (``published_forecasting.csv``) stand beside ours; they are the papers'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+FILES = {
+    "ETTh1": ("ETTh1.csv", "ett-hour"),
+    "ETTh2": ("ETTh2.csv", "ett-hour"),
+    "ETTm1": ("ETTm1.csv", "ett-minute"),
+    "Exchange": ("exchange_rate.csv", "7-1-2"),
+}
+HORIZONS = (96, 192, 336, 720)
+NAIVE = ("last-value", "seasonal-naive", "seasonal-mean", "drift", "ets")
+MODELS = ("itransformer", "olinear", "dlinear", "patchtst", "s-mamba", "autoformer")
+LOOKBACK = 96
+PUBLISHED = ROOT / "benchmarks" / "published_forecasting.csv"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and one look at the test windows."""
+
+    dataset: str
+    horizon: int
+    model: str
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Of its result, in the work folder."""
+        return f"{self.dataset}-{self.horizon}-{self.model}-{self.seed}.json"
+
+    def command(self, data: Path) -> list[str]:
+        """What a person would type."""
+        name, protocol = FILES[self.dataset]
+        return [
+            *(sys.executable, str(ROOT / "apps" / "timeseries" / "run.py"), "evaluate"),
+            *(str(data / name), "--protocol", protocol, "--model", self.model),
+            *("--lookback", str(LOOKBACK), "--horizon", str(self.horizon)),
+            *("--seed", str(self.seed), "--threads", "1", "--no-naive", "--json"),
+        ]
+
+
+def cells(args: argparse.Namespace) -> list[Cell]:
+    """In the order they are computed: a first seed of everything, then the others."""
+    found = [
+        Cell(dataset, horizon, model, seed)
+        for seed in range(args.seeds)
+        for model in args.models
+        for dataset in args.datasets
+        for horizon in args.horizons
+        if model not in NAIVE or seed == 0
+    ]
+    return found
+
+
+def compute(cell: Cell, data: Path, work: Path) -> None:
+    """Run one cell and keep its JSON, or its error beside it."""
+    target = work / cell.file
+    if target.exists():
+        return
+    began = time.monotonic()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        cell.command(data), capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode:
+        (work / f"{cell.file}.error").write_text(done.stderr)
+        print(f"{cell.file}: failed, exit code {done.returncode}", file=sys.stderr)
+        return
+    result = json.loads(done.stdout)
+    temporary = target.with_suffix(".part")
+    temporary.write_text(json.dumps(result))
+    temporary.replace(target)
+    print(
+        f"{cell.file}: mse {result['mse']:.4f} mae {result['mae']:.4f}, "
+        f"{time.monotonic() - began:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def collect(work: Path) -> dict[str, Any]:
+    """All cells in ``work``: a row for each data set, horizon and model, over its seeds."""
+    from core.reporting import environment
+
+    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for path in sorted(work.glob("*.json")):
+        cell = json.loads(path.read_text())
+        groups.setdefault((cell["dataset"], cell["horizon"], cell["model"]), []).append(cell)
+    order = list(NAIVE + MODELS)
+    rows = []
+    for key in sorted(groups, key=lambda k: (list(FILES).index(k[0]), k[1], _place(order, k[2]))):
+        runs = sorted(groups[key], key=lambda r: r["seed"])
+        dataset, horizon, model = key
+        row: dict[str, Any] = {
+            "dataset": dataset,
+            "horizon": horizon,
+            "model": model,
+            "seeds": [r["seed"] for r in runs],
+            "windows": runs[0]["windows"],
+        }
+        for metric in ("mse", "mae"):
+            values = [r[metric] for r in runs]
+            row[metric] = round(statistics.fmean(values), 5)
+            row[f"{metric}_by_seed"] = [round(v, 5) for v in values]
+        if runs[0]["training"]:
+            row["steps"] = [r["training"]["steps"] for r in runs]
+            row["parameters"] = runs[0]["training"]["parameters"]
+            row["changes"] = runs[0]["training"]["changes"]
+        row["cpu_seconds"] = [r["cpu_seconds"] for r in runs]
+        rows.append(row)
+    hashes = {c["dataset"]: c["file_sha256"] for runs in groups.values() for c in runs}
+    return {
+        "protocol": "lookback 96, borders and settings as published, all test windows, scaled space",
+        "files_sha256": hashes,
+        "rows": rows,
+        "published": published(),
+        "environment": environment(),
+    }
+
+
+def published() -> list[dict[str, Any]]:
+    """The papers' figures, a row for each data set, horizon and model."""
+    with PUBLISHED.open(newline="", encoding="utf-8") as stream:
+        return [
+            {
+                **row,
+                "horizon": int(row["horizon"]),
+                "mse": float(row["mse"]),
+                "mae": float(row["mae"]),
+            }
+            for row in csv.DictReader(stream)
+        ]
+
+
+def _place(order: list[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="the folder of the four files")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/forecasting.json")
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "forecasting")
+    parser.add_argument("--datasets", nargs="+", default=list(FILES), choices=list(FILES))
+    parser.add_argument("--horizons", nargs="+", type=int, default=list(HORIZONS))
+    parser.add_argument("--models", nargs="+", default=list(NAIVE + MODELS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--collect", action="store_true", help="compute nothing")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if not args.collect:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda cell: compute(cell, args.data, args.work), cells(args)))
+    from core.files import write_json
+
+    write_json(args.out, collect(args.work), force=True)
+
+
+if __name__ == "__main__":
+    main()
