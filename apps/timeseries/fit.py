@@ -24,8 +24,8 @@ from apps.timeseries.catalog import Recipe
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel
 from apps.timeseries.data.reading import read_panel
-from apps.timeseries.data.splits import Borders, chronological, origins
-from apps.timeseries.data.windows import Rows, SeriesScaling, WindowBatches
+from apps.timeseries.data.splits import Borders, chronological, origins, protocol_borders
+from apps.timeseries.data.windows import Rows, WindowBatches, scalings, with_static
 from apps.timeseries.learning import ForecastTask
 from apps.timeseries.models.base import Forecaster, Shape, build, option_defaults
 from apps.timeseries.predictor import ModelPredictor
@@ -152,9 +152,11 @@ def train(
     chosen = settings(entry.name, options)
     recipe = chosen.recipe
     parts, notes = _borders(panel, borders, lookback, horizon, test)
+    static = panel.static_names if "known" in entry.covariates else ()
+    panel = panel.with_series([with_static(s, static) for s in panel])
     marks = recipe.marks and "known" in entry.covariates and panel.freq is not None
-    scalings = [SeriesScaling.of(s, parts[s.id].train if s.id in parts else len(s)) for s in panel]
-    rows = Rows(panel, scalings, marks)
+    scaled = scalings(panel, [parts[s.id].train if s.id in parts else len(s) for s in panel])
+    rows = Rows(panel, scaled, marks)
     training = _windows(panel, rows, parts, "train", lookback, horizon)
     validation = _windows(panel, rows, parts, "val", lookback, horizon)
     for part, found in (("training", training), ("validation", validation)):
@@ -188,6 +190,7 @@ def train(
         targets=list(panel.targets),
         past=list(panel.past_names),
         known=list(panel.known_names),
+        static=list(static),
         marks=marks,
         series=[s.id for s in panel],
         rows=sum(len(s) for s in panel),
@@ -240,7 +243,7 @@ def train(
             "metrics": {"validation": result.metrics},
         }
     )
-    by_id = {s.id: scaling for s, scaling in zip(panel, scalings)}
+    by_id = {s.id: scaling for s, scaling in zip(panel, scaled)}
     model = LoadedModel(network.to(device).eval(), spec, by_id, Path(run_dir))
     return Trained(model, parts, result, tuple(notes))
 
@@ -256,6 +259,7 @@ def fit(
     quantiles: Sequence[float] = (),
     max_steps: int | None = None,
     max_minutes: float | None = None,
+    protocol: str | None = None,
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -265,7 +269,7 @@ def fit(
 ) -> FitReport:
     """Train ``model`` on a file and write a model folder with its measured errors and coverage.
 
-    ``reading``: see ``data.reading.read_panel``.  Raises as ``train``; UsageError when ``out`` holds a
+    ``protocol``: the borders of a benchmark instead of 80, 10 and 10 % of the rows.  ``reading``: see ``data.reading.read_panel``.  Raises as ``train``; UsageError when ``out`` holds a
     model and neither ``resume`` nor ``force`` is given.
     """
     from apps.timeseries.assess import assess
@@ -279,11 +283,15 @@ def fit(
     if not resume:
         require_absent(out / METADATA, force)
     panel = data if isinstance(data, Panel) else read_panel(data, **reading)
+    borders = None
+    if protocol is not None:
+        borders = protocol_borders(protocol, min(len(s) for s in panel))
     trained = train(
         panel,
         model,
         lookback=lookback,
         horizon=horizon,
+        borders=borders,
         run_dir=out / "run",
         options=options,
         quantiles=quantiles,
@@ -300,8 +308,8 @@ def fit(
     )
     spec = trained.model.spec
     spec = spec.model_copy(update={"metrics": spec.metrics | metrics, "coverage": coverage})
-    scalings = [trained.model.scalings[s.id] for s in panel]
-    save(out, trained.model.network, spec, scalings, force=force or resume)
+    ordered = [trained.model.scalings[s.id] for s in panel]
+    save(out, trained.model.network, spec, ordered, force=force or resume)
     return FitReport(out, spec, panel.notes + trained.notes + notes)
 
 

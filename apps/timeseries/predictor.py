@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apps.timeseries import catalog
 from apps.timeseries.data.panel import Series
-from apps.timeseries.data.windows import SeriesScaling, known_rows
+from apps.timeseries.data.windows import SeriesScaling, known_rows, with_static
 from apps.timeseries.learning import median_index
 from apps.timeseries.store import LoadedModel
 from core.errors import DataError, UsageError
@@ -45,8 +45,11 @@ class ModelPredictor:
 
     def scaling(self, series: Series, rows: int) -> SeriesScaling:
         """The training rows' for a series that was trained on, else of its first ``rows`` rows."""
-        known = self.model.scalings.get(series.id)
-        return SeriesScaling.of(series, rows) if known is None else known
+        found = self.model.scalings.get(series.id)
+        if found is not None:
+            return found
+        known = next(iter(self.model.scalings.values())).known  # the same for every series
+        return SeriesScaling.of(series, rows, known)
 
     def predict(self, series: Series, origins: Sequence[int], horizon: int) -> np.ndarray:
         found = self._forecast(series, origins, horizon)
@@ -68,6 +71,7 @@ class ModelPredictor:
                 f"series {series.id}: {int(chosen.min())} rows of history, model {self.name} needs "
                 f"{self.lookback}; give more history or a model with a smaller --lookback"
             )
+        series = with_static(series, self.model.spec.data.static)
         scaling = self.scaling(series, int(chosen.min()))
         shape = self.model.spec.network.shape
         marks = self.model.spec.data.marks

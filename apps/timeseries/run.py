@@ -191,6 +191,9 @@ def fit(
     ] = None,
     max_steps: MaxSteps = None,
     max_minutes: MaxMinutes = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Borders of a benchmark instead of 80, 10 and 10 %.")
+    ] = None,
     resume: Resume = False,
     force: Force = False,
     seed: Seed = 0,
@@ -216,6 +219,7 @@ def fit(
         quantiles=quantile or (),
         max_steps=max_steps,
         max_minutes=max_minutes,
+        protocol=protocol,
         seed=seed,
         resume=resume,
         force=force,

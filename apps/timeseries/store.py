@@ -55,6 +55,7 @@ class DataSpec(StrictModel):
     targets: list[str]
     past: list[str] = []
     known: list[str] = []
+    static: list[str] = []  # come before the known covariates, constant in time
     marks: bool = False  # calendar features follow the known covariates
     series: list[str]
     rows: int
@@ -146,13 +147,19 @@ def _spec(metadata: dict[str, Any], folder: Path) -> ModelSpec:
 def _scalings(
     tensors: dict[str, Tensor], spec: ModelSpec, folder: Path
 ) -> dict[str, SeriesScaling]:
+    data = spec.data
+    widths = {
+        "values": len(data.targets),
+        "past": len(data.past),
+        "known": len(data.static) + len(data.known),
+    }
     parts: list[list[Scaling]] = []
     for part in _SCALED:
         try:
             mean, std = (tensors[f"scaling/{part}.{w}"].double().numpy() for w in ("mean", "std"))
         except KeyError as error:
             raise DataError(f"{folder}: lacks the tensor {error}; copy the folder again") from error
-        columns = len({"values": spec.data.targets}.get(part, getattr(spec.data, part, [])))
+        columns = widths[part]
         if mean.shape != std.shape or mean.shape != (len(spec.data.series), columns):
             raise DataError(
                 f"{folder}: the scaling of {part} is {mean.shape}, {METADATA} speaks of "

@@ -7,7 +7,8 @@ windows of 192 x 7 where a loader of items takes 8 to 55 ms.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from apps.timeseries.data import calendar
 from apps.timeseries.data.panel import Panel, Series
+from core.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,37 @@ class SeriesScaling:
     known: Scaling
 
     @classmethod
-    def of(cls, series: Series, rows: int) -> SeriesScaling:
-        """From the first ``rows`` stamps alone."""
-        parts = (series.values, series.past, series.known)
-        return cls(*(Scaling.of(part[:rows]) for part in parts))
+    def of(cls, series: Series, rows: int, known: Scaling) -> SeriesScaling:
+        """From the first ``rows`` stamps alone; ``known`` is of all series together."""
+        return cls(Scaling.of(series.values[:rows]), Scaling.of(series.past[:rows]), known)
+
+
+def scalings(panel: Panel, rows: Sequence[int]) -> list[SeriesScaling]:
+    """Of each series from its first ``rows`` stamps.
+
+    Targets and past covariates are scaled series by series.  Known covariates, static ones among
+    them, are scaled by all series together: what tells series apart must not be scaled away.
+    """
+    pooled = np.concatenate([series.known[:n] for series, n in zip(panel, rows)])
+    known = Scaling.of(pooled)
+    return [SeriesScaling.of(series, n, known) for series, n in zip(panel, rows)]
+
+
+def with_static(series: Series, names: Sequence[str]) -> Series:
+    """``series`` with its static numbers as known covariates, before the others and constant in time.
+
+    Raises DataError for a static value that is missing or no number.
+    """
+    if not names:
+        return series
+    try:
+        static = [float(series.static[name]) for name in names]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"series {series.id}: its static covariates {', '.join(names)} must be numbers ({error})"
+        ) from error
+    constant = np.tile(static, (len(series.times), 1))
+    return replace(series, known=np.concatenate([constant, series.known], 1))
 
 
 def known_rows(series: Series, scaling: SeriesScaling, marks: bool, first: int = 0) -> np.ndarray:
@@ -77,7 +106,7 @@ class Rows:
         lengths = [len(series.times) for series in panel]
         self.first = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         total, N, P = int(self.first[-1]), len(panel.targets), len(panel.past_names)
-        K = len(panel.known_names) + (len(calendar.names(panel.freq)) if marks else 0)
+        K = panel.series[0].known.shape[1] + (len(calendar.names(panel.freq)) if marks else 0)
         self.values = torch.full((total, N), torch.nan)
         self.past = torch.full((total, P), torch.nan)
         self.known = torch.empty((total, K))
