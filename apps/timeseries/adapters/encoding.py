@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pytorch_forecasting.data import encoders
 from sklearn.preprocessing import RobustScaler, StandardScaler
 
 from core.errors import DataError, UsageError, unknown
+from core.weights.folder import METADATA
 
 _FITTED: dict[str, type] = {
     cls.__name__: cls
@@ -41,6 +43,7 @@ _METRICS: dict[type, tuple[str, ...]] = {
     metrics.MAPE: _COMMON,
     metrics.MASE: _COMMON,
     metrics.MultiLoss: ("metrics", "weights"),
+    metrics.MultivariateNormalDistributionLoss: (*_COMMON, "rank", "sigma_init", "sigma_minimum"),
     metrics.NegativeBinomialDistributionLoss: _COMMON,
     metrics.NormalDistributionLoss: _COMMON,
     metrics.PoissonLoss: _COMMON,
@@ -97,6 +100,18 @@ def decode(value: Any) -> Any:
         raise DataError(
             f"a stored {value.get('type')!r} is damaged ({error!r}); copy the folder again"
         ) from error
+
+
+def check_kind(about: dict[str, Any], folder: Path, kind: str, version: int) -> None:
+    """Raises DataError where a model folder's metadata ``about`` are of another kind or version."""
+    if about.get("kind") != kind:
+        found = about.get("kind") or about.get("app")
+        raise DataError(f"{folder / METADATA}: is {found!r}, not {kind!r}; give another folder.")
+    if about.get("format") != version:
+        raise DataError(
+            f"{folder / METADATA}: has schema version {about.get('format')!r}, this program reads "
+            f"{version}; update the program or train the model again."
+        )
 
 
 def _encode_object(value: Any) -> dict[str, Any]:

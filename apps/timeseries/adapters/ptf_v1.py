@@ -34,11 +34,15 @@ from core.weights.folder import METADATA, load_folder, load_state, save_folder
 need("pytorch_forecasting", "ptf")
 
 from pytorch_forecasting import TimeSeriesDataSet  # noqa: E402
-from pytorch_forecasting.metrics import MAE, MultiLoss  # noqa: E402
+from pytorch_forecasting.metrics import (  # noqa: E402
+    MAE,
+    MultiLoss,
+    NegativeBinomialDistributionLoss,
+)
 from pytorch_forecasting.models.base import BaseModel  # noqa: E402
 from pytorch_forecasting.models.base._base_object import _BasePtForecaster  # noqa: E402
 
-from apps.timeseries.adapters.encoding import decode, encode  # noqa: E402
+from apps.timeseries.adapters.encoding import check_kind, decode, encode  # noqa: E402
 
 KIND = "pytorch-forecasting v1"
 FORMAT = 1
@@ -229,12 +233,7 @@ class TriptychForecaster(BaseModel):
         """
         folder = Path(folder)
         tensors, about = load_folder(folder)
-        if about.get("kind") != KIND or about.get("format") != FORMAT:
-            raise DataError(
-                f"{folder / METADATA}: is {about.get('kind') or about.get('app')!r}, version "
-                f"{about.get('format')!r}, not {KIND!r}, version {FORMAT}; give a folder that "
-                "TriptychForecaster.save wrote."
-            )
+        check_kind(about, folder, KIND, FORMAT)
         parts = ("model", "training", "loss", "logging_metrics", "dataset", "output_transformer")
         try:
             own, training, loss, logged, dataset, transformer = (decode(about[k]) for k in parts)
@@ -284,7 +283,7 @@ class TriptychForecaster_pkg(_BasePtForecaster):
     _tags = {
         "info:name": "TriptychForecaster",
         "info:compute": 2,
-        "info:pred_type": ["point", "quantile"],
+        "info:pred_type": ["point", "quantile", "distr"],
         "info:y_type": ["numeric"],
         "authors": ["The Triptych developers"],
         "capability:exogenous": True,
@@ -303,7 +302,7 @@ class TriptychForecaster_pkg(_BasePtForecaster):
     def get_base_test_params(cls) -> list[dict[str, Any]]:
         """Arguments of ``from_dataset`` for pytorch-forecasting's checks: small networks."""
         return [
-            {"model": "dlinear"},
+            {"model": "olinear", "options": {"dim": 8, "depth": 1, "ffn": 8}},
             {"model": "itransformer", "options": {"dim": 8, "depth": 1, "ffn": 8, "heads": 2}},
         ]
 
@@ -311,8 +310,8 @@ class TriptychForecaster_pkg(_BasePtForecaster):
     def _get_test_dataloaders_from(cls, params: dict[str, Any]) -> dict[str, Any]:
         """Loaders for their checks, of positive made-up values of two series.
 
-        Theirs read a file that they download. Every loss can be computed on positive values; a
-        covariate is there for models that can use one.
+        Theirs read a file that they download. Values are in (0, 1), where all but one of the losses
+        are defined, and counts for that one; a covariate is there for models that can use one.
         """
         import numpy as np
         import pandas as pd
@@ -320,11 +319,17 @@ class TriptychForecaster_pkg(_BasePtForecaster):
         rows, cut = 24, 18
         rng = np.random.default_rng(0)
         time = np.tile(np.arange(rows), 2)
+        target = 0.5 + 0.3 * np.sin(time) + rng.uniform(0, 0.1, 2 * rows)
+        if isinstance(params.get("loss"), NegativeBinomialDistributionLoss):
+            target = np.round(10 * target)
         frame = pd.DataFrame(
             {
                 "time_idx": time,
-                "series": np.repeat(["a", "b"], rows),
-                "volume": 2 + np.sin(time) + rng.uniform(0, 0.5, 2 * rows),
+                "agency": np.repeat(
+                    ["a", "b"], rows
+                ),  # the groups that their losses' settings name
+                "sku": "c",
+                "target": target,
                 "price": rng.uniform(1, 2, 2 * rows),
             }
         )
@@ -333,9 +338,9 @@ class TriptychForecaster_pkg(_BasePtForecaster):
             frame[frame.time_idx < cut].copy(),
             **{
                 "time_idx": "time_idx",
-                "target": "volume",
-                "group_ids": ["series"],
-                "time_varying_unknown_reals": ["volume"],
+                "target": "target",
+                "group_ids": ["agency", "sku"],
+                "time_varying_unknown_reals": ["target"],
                 "time_varying_known_reals": ["price"] if takes else [],
                 "max_encoder_length": 6,
                 "max_prediction_length": 3,
