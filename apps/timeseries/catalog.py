@@ -18,7 +18,8 @@ class Recipe:
 
     ``rate`` the learning rate, ``halving`` whether it halves after the second epoch and every later
     one (else cosine), ``loss`` "mse", "mae" or "weighted-mae" (step h counts h ** -0.5), ``batch``
-    windows, ``epochs`` at most, ``patience`` epochs without a better validation.
+    windows, ``epochs`` at most, ``patience`` epochs without a better validation, ``average`` the
+    decay of the moving average of the weights that is validated and kept (None: none is).
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class Recipe:
     batch: int = 32
     epochs: int = 10
     patience: int = 3
+    average: float | None = None
     marks: bool = False  # calendar features as known covariates
 
 
@@ -44,7 +46,7 @@ class Entry:
     any_horizon: bool = False
     recipe: Recipe = Recipe()
     published: str = ""  # which published settings `recipe` and `protocols` follow
-    # (data set, horizon or None) -> changes to the recipe, for the benchmark protocols
+    # (data set, horizon or None) -> changes to the recipe for a benchmark; ("*", None) for all of them
     protocols: dict[tuple[str, int | None], dict[str, Any]] = field(default_factory=dict)
 
 
@@ -87,6 +89,7 @@ _add(
         recipe=Recipe(options={"dim": 256, "depth": 2, "ffn": 256, "heads": 8}, marks=True),
         published="thuml/iTransformer scripts, lookback 96",
         protocols={
+            ("*", None): {"known": "lookback"},
             ("ETTh1", 336): {"dim": 512, "ffn": 512},
             ("ETTh1", 720): {"dim": 512, "ffn": 512},
             ("ETTh2", None): {"dim": 128, "ffn": 128},
@@ -109,6 +112,7 @@ _add(
         ),
         published="wzhwzhwzh0921/S-D-Mamba scripts, lookback 96",
         protocols={
+            ("*", None): {"known": "lookback"},
             ("ETTh2", None): {"rate": 4e-5},
             ("ETTm1", None): {"rate": 5e-5},
         },

@@ -46,7 +46,8 @@ def dataset_name(file: Path | str) -> str:
 def published(model: str, dataset: str, horizon: int) -> dict[str, Any]:
     """The published changes to the model's recipe for a data set and horizon."""
     table = catalog.model(model).protocols
-    return dict(table.get((dataset, horizon), table.get((dataset, None), {})))
+    own = table.get((dataset, horizon), table.get((dataset, None), {}))
+    return table.get(("*", None), {}) | own
 
 
 def evaluate(

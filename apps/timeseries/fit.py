@@ -383,7 +383,7 @@ def _config(
             "grad_clip": None,
             "schedule": "halving" if recipe.halving else "cosine",
             "halve_every": per_epoch if recipe.halving else None,
-            "ema_decay": None,
+            "ema_decay": recipe.average,
             "seed": seed,
             "val_every": every,
             # Patience is told in epochs.
