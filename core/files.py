@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from math import isfinite
@@ -63,6 +63,57 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
                 shutil.rmtree(temporary)
             else:
                 temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path, names: Sequence[str], force: bool = False) -> None:
+    """Refuse, before any work, a folder of results that ``results_folder`` could not write.
+
+    Raises UsageError where one of ``names`` is in it already and ``force`` is false, or where it is
+    a file; ResourceError where the place may not be written to.
+    """
+    place = Path(folder).absolute()
+    if place.is_dir():
+        for name in names:
+            require_absent(Path(folder) / name, force)
+    else:
+        require_absent(folder)
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"{place}: is a file; --out needs a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ResourceError(f"{place}: no permission to write here; choose another --out")
+
+
+@contextmanager
+def results_folder(folder: Path, names: Sequence[str], *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder to fill; its files are ``folder``'s when the block ends without an error.
+
+    A folder that does not exist appears whole or not at all; into one that exists the files move one
+    by one, other files in it stay.  ``names`` are what will be written.
+
+    Raises as ``require_writable`` and ``atomic_path``.
+    """
+    folder = Path(folder)
+    require_writable(folder, names, force)
+    if not folder.is_dir():
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            yield temporary
+        return
+    temporary = folder / f".tmp-{secrets.token_hex(4)}"
+    try:
+        temporary.mkdir()
+        yield temporary
+        for name in names:
+            require_absent(folder / name, force)
+        for file in sorted(temporary.iterdir()):
+            _flush_to_disk(file)
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise _explain(error, folder, temporary) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, force: bool = False) -> None:

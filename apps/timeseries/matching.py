@@ -1,0 +1,103 @@
+"""Whether a file is one that a trained model can forecast: its columns by name, its clock.
+
+The order of a file's columns means nothing, their names everything: the model gets its own columns
+in its own order, and what it has no use for is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from apps.timeseries.data.panel import Panel
+from core.errors import DataError
+
+if TYPE_CHECKING:
+    from apps.timeseries.store import DataSpec
+
+_SHOWN = 5
+
+
+def reading_options(data: DataSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """``given`` options of ``read_panel``, with the model's covariates and targets where none were.
+
+    In a wide file every other number column is read as a target, and ``match`` chooses: so a
+    missing one can be named beside those that are there.
+    """
+    named = {"past": tuple(data.past), "known": tuple(data.known), "static": tuple(data.static)}
+    if data.layout == "long":
+        named["targets"] = tuple(data.targets)
+    chosen = {key: value for key, value in given.items() if value or key not in named}
+    return {**{key: value for key, value in named.items() if value}, **chosen}
+
+
+def match(panel: Panel, data: DataSpec) -> Panel:
+    """``panel`` with the columns of ``data`` in their order; its notes say what was left out or new.
+
+    Raises DataError where columns are missing, naming them, and where the clock has another
+    frequency than the one that the model was trained on.
+    """
+    notes: list[str] = []
+    picks = {}
+    for kind, wanted, present in (
+        ("target", data.targets, panel.targets),
+        ("past covariate", data.past, panel.past_names),
+        ("known covariate", data.known, panel.known_names),
+    ):
+        missing = [name for name in wanted if name not in present]
+        if missing:
+            others = [name for name in present if name not in wanted]
+            raise DataError(
+                f"{panel.source}: lacks the {kind}{'s' if len(missing) > 1 else ''} "
+                f"{listed(missing)} that the model was trained on"
+                + (f" (it has {listed(others)} instead)" if others else "")
+                + "; rename the columns as they were in training or fit a model on this file"
+            )
+        picks[kind] = [present.index(name) for name in wanted]
+        unused = [name for name in present if name not in wanted]
+        if unused:
+            notes.append(f"not used by the model: {listed(unused)}")
+    for series in panel:
+        if series.freq != data.freq:
+            raise DataError(
+                f"{panel.source}: series {series.id} has {_clock(series.freq)}, the model was "
+                f"trained on {_clock(data.freq)}; resample the file or fit a model on it"
+            )
+    values, past, known = picks.values()
+    alone = len(panel) == 1 and len(data.series) == 1 and panel.layout == data.layout == "wide"
+    matched = [
+        replace(
+            series,
+            # The one series of a wide file is called after the file, which may have a new name.
+            id=data.series[0] if alone else series.id,
+            values=series.values[:, values],
+            past=series.past[:, past],
+            known=series.known[:, known],
+        )
+        for series in panel
+    ]
+    new = [series.id for series in matched if series.id not in set(data.series)]
+    if new:
+        notes.append(
+            f"{len(new)} of {len(matched)} series are new to the model and are scaled by their own "
+            f"history: {listed(new)}"
+        )
+    return replace(
+        panel,
+        series=tuple(matched),
+        targets=tuple(data.targets),
+        past_names=tuple(data.past),
+        known_names=tuple(data.known),
+        notes=(*panel.notes, *notes),
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b, c, d, e and 7 more``."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(str, names[:_SHOWN])) + more
+
+
+def _clock(freq: str | None) -> str:
+    return f"frequency {freq}" if freq else "no regular frequency"
