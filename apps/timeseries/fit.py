@@ -304,7 +304,7 @@ def fit(
         progress=progress,
     )
     metrics, coverage, notes = assess(
-        panel, ModelPredictor(trained.model), trained.borders, progress
+        panel, ModelPredictor(trained.model), trained.borders, horizon, progress
     )
     spec = trained.model.spec
     spec = spec.model_copy(update={"metrics": spec.metrics | metrics, "coverage": coverage})

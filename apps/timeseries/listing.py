@@ -117,10 +117,10 @@ def print_fit(report: Mapping[str, Any]) -> None:
         print(f"  {'':<18}{'MSE':>9}{'MAE':>9}")
         for name, row in {report["model"]: test, **test["naive"]}.items():
             print(f"  {name:<18}{row['mse']:>9.4f}{row['mae']:>9.4f}")
-    for level, row in report["coverage"].get("levels", {}).items():
+    for entry in report["coverage"].get("levels", []):
         print(
-            f"intervals of {level} %: covered {100 * row['coverage']:.1f} % of test values "
-            f"({report['coverage']['kind']}), mean width {row['width']:.3g}"
+            f"{entry['level']:g} % intervals ({entry['kind']}) held {entry['measured']:.1f} % of "
+            f"{entry['count']:,} test values"
         )
 
 

@@ -22,6 +22,16 @@ from core.errors import DataError, UsageError
 from core.progress import Progress
 
 
+_SEASONS = {
+    "last-value": 1,
+    "seasonal-naive": 1,
+    "seasonal-mean": baselines.SEASONS,
+    "drift": 0,
+    "ets": 10,  # a fit to ten days of hours costs milliseconds
+}
+"""Seasons of history that a baseline is given at each origin; 0: all there are."""
+
+
 class Predictor(Protocol):
     """Forecasts from origins. Origin o of a series: rows [0, o) are known, rows o .. o+H-1 forecast.
 
@@ -116,10 +126,11 @@ class BaselinePredictor:
 
     def predict(self, series: Series, origins: Sequence[int], horizon: int) -> np.ndarray:
         season = self.season_of(series)
-        # Windows of equal length are forecast together; those near the start, with less, one by one.
-        wanted = baselines.history_rows(self.name, season)
+        # Windows of equal length are forecast together; those near the start, with less, one by one,
+        # and so is the drift, which knows all that was.
+        wanted = _SEASONS[self.name] * season
         out = np.empty((len(origins), horizon, series.values.shape[1]))
-        whole = [i for i, o in enumerate(origins) if o >= wanted]
+        whole = [i for i, o in enumerate(origins) if 0 < wanted <= o]
         for at in range(0, len(whole), 256):
             chosen = whole[at : at + 256]
             rows = np.asarray([origins[i] for i in chosen])[:, None] + np.arange(-wanted, 0)
