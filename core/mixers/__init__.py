@@ -18,6 +18,7 @@ from core.mixers import (
     pool,
     reduced,
     retention,
+    temporal_conv,
     window,
 )
 from core.mixers.base import BlockContext, build_mixer, mixer_config, mixer_names
@@ -40,5 +41,6 @@ __all__ = [
     "pool",
     "reduced",
     "retention",
+    "temporal_conv",
     "window",
 ]

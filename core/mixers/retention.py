@@ -2,7 +2,8 @@
 
 Papers: Sun et al., "Retentive Network: A Successor to Transformer for Large Language Models", 2023
 (section 2, equations 3 to 8); Hatamizadeh et al., "ViR: Towards Efficient Vision Retention
-Backbones", 2023 (``gate=False, norm=False, slowest=1 / 512``).
+Backbones", 2023 (``gate=False, norm=False, slowest=1 / 512``); Sun et al., "A Length-Extrapolatable
+Transformer", ACL 2023 (``rotary=True, xpos=512``).
 Code it corresponds to: torchscale's MultiScaleRetention; anom63931/ViR.
 
 Letters: B batch, S grid sizes, L sequence length, C channels, E = expand * C channels of the values,
@@ -11,6 +12,12 @@ h heads, K = C / h and V = E / h channels of a head, d decay of a head.
     q, k, v, g = qkv(x);  k = k / sqrt(K);  rotary: q and k turn by an angle that grows along L
     y[i] = sum over j <= i of d^(i - j) (q[i] k[j]) v[j]      (d^|i - j| over all j if not causal)
     y = proj(y / rms(y) * silu(g)),  the rms over the V channels of a head;  d = 1 - 2^(-5 - head)
+    xpos: channel pair n of K / 2 counts z^((i - j) / xpos) in q[i] k[j],  z = (2 n / K + 0.4) / 1.4
+
+xPos as published multiplies q[i] by z^(i / xpos) and k[j] by z^(-j / xpos), and 3.5^(j / 512) leaves
+half precision after 4,500 positions and float32 after 36,000.  Here a sequence is read in stretches
+of ``STRETCH``, q and k count positions from a stretch's middle, and the state that goes from one to
+the next is multiplied by z^(STRETCH / xpos): no factor is beyond 3.5 at xpos 512, at any length.
 
 The three forms (parallel, recurrent, chunkwise) give one result; ``core.ops.retention`` chooses.
 Directions of a path share the projections and are added before the norm: what differs between them
@@ -19,7 +26,8 @@ is the order.  Extra tokens go to the end of the sequence, where a causal one ha
 Deviates from the paper: the norm divides by the root mean square of a head, as the authors' code
 does, and subtracts no mean (GroupNorm, equation 8), which would leave but a sign of two channels.
 Deviates from that code: the scores are not divided by max(1, |their sum|), which the norm undoes
-but for its epsilon; it guards half precision, and sums are float32 here.  Any rank.
+but for its epsilon; it guards half precision, and sums are float32 here.  Any rank.  The form of an
+xPos retention is that of each stretch.
 """
 
 from __future__ import annotations
@@ -39,13 +47,17 @@ from core.ops import retention, retention_step
 from core.ops.retention import Form
 from core.scan_paths import Path, ScanPath
 
+STRETCH = 1024
+"""Positions whose xPos factors have one origin."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionConfig:
     """``causal=False`` looks both ways at once, for paths without reversed directions.
 
     ``rotary`` (equation 4, xPos without its own decay) is for rank 1, where positions have one
-    order.  ``expand`` is the width of the values; RetNet has 2.  ``skip``: step of "atrous".
+    order.  ``xpos`` adds that decay, whose unit is so many positions (512 as published); it is for
+    causal rotary retention along the raster.  ``expand`` is the width of the values; RetNet has 2.  ``skip``: step of "atrous".
     ``norm=False`` leaves the norm out.  ``slowest``: the heads' 1 - d go evenly in logarithm from
     1 / 32 to it, instead of being halved from head to head (ViR: 1 / 512).
     """
@@ -56,6 +68,7 @@ class RetentionConfig:
     expand: float = 1.0
     gate: bool = True
     rotary: bool = False
+    xpos: float | None = None
     form: Form = "auto"
     bias: bool = False
     norm: bool = True
@@ -93,6 +106,13 @@ class Retention(Scanned):
                 "channels: positions turn pairs of channels along one axis; use rank 1 and an even "
                 "number, or rotary=False."
             )
+        if config.xpos is not None and not (
+            config.xpos > 0 and config.rotary and config.causal and config.path == "raster"
+        ):
+            raise UsageError(
+                f"retention with xpos {config.xpos}: a positive number of positions, and only with "
+                "rotary=True, causal=True and path 'raster'; give e.g. xpos=512, or None."
+            )
         if config.slowest is not None and not 0 < config.slowest < 1:
             raise UsageError(
                 f"retention with slowest {config.slowest}: a head keeps 1 - slowest of its past at "
@@ -121,9 +141,40 @@ class Retention(Scanned):
         if is_empty(v):
             return v
         q, k, v = self.turn(q, k, v, torch.arange(q.shape[1], device=q.device)[:, None])
+        if self.config.xpos is not None:
+            return self.stretches(q, k, v).flatten(-2)
         y = retention(q, k, v, self.decay(q), causal=self.config.causal, form=self.config.form)
         assert isinstance(y, Tensor)
         return y.flatten(-2)
+
+    def stretches(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Retention with xPos, q, k (B, L, h, K) and v (B, L, h, V), a stretch after the other."""
+        q, k, ys, state = wide(q), wide(k), [], None
+        for start in range(0, q.shape[1], STRETCH):
+            part = slice(start, start + STRETCH)
+            n = q[:, part].shape[1]
+            middle = n // 2
+            at = (torch.arange(n, device=q.device, dtype=q.dtype) - middle)[:, None, None]
+            y, state = retention(
+                q[:, part] * self.fade(at, q),
+                k[:, part] * self.fade(-at, q),
+                v[:, part],
+                self.decay(q),
+                form=self.config.form,
+                # From the frame of the last position to that of the middle, and back.
+                initial_state=None if state is None else state * self.fade(middle + 1, q)[:, None],
+                return_final_state=True,
+            )
+            state = state * self.fade(n - 1 - middle, q)[:, None]
+            ys.append(y)
+        return torch.cat(ys, 1)
+
+    def fade(self, positions: Tensor | int, like: Tensor) -> Tensor:
+        """z^(positions / xpos) of each key channel: (..., 1) -> (..., K)."""
+        assert self.config.xpos is not None
+        n = torch.arange(self.key_dim // 2, device=like.device, dtype=wide(like).dtype)
+        z = ((2 * n / self.key_dim + 0.4) / 1.4).log().repeat_interleave(2)
+        return (z * (positions / self.config.xpos)).exp()
 
     def turn(self, q: Tensor, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Heads of q, k and v, (..., h, c) each: keys scaled, q and k turned to positions ``at``."""
@@ -163,7 +214,10 @@ class Retention(Scanned):
         """One position of a sequence: x and y are (B, C).  Steps equal ``forward`` to rounding."""
         q, k, v, *g = self.qkv(x).split(self.splits, -1)
         q, k, v = self.turn(q, k, v, state.position[None])
-        y, memory = retention_step(state.memory, q, k, v, self.decay(q))
+        memory = state.memory
+        if self.config.xpos is not None:  # what is remembered is one position further away
+            memory = memory * self.fade(1, memory)[:, None]
+        y, memory = retention_step(memory, q, k, v, self.decay(q))
         return self.leave(y.flatten(-2), g), RetentionState(memory, state.position + 1)
 
 

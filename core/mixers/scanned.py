@@ -137,12 +137,18 @@ def causal_conv(conv: nn.Module, u: Tensor) -> Tensor:
 
 def causal_step(conv: nn.Module, u: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
     """silu(conv) at one position u (B, E), and the inputs (B, d_conv - 1, E) for the next one."""
+    y, window = conv_step(conv, u, before)
+    return F.silu(y), window
+
+
+def conv_step(conv: nn.Module, u: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``causal_step``, without its silu."""
     assert isinstance(conv, ChannelsLastConv)
     window = torch.cat((before, u[:, None].to(before.dtype)), 1)  # (B, d_conv, E)
     y = (window * conv.conv.weight[:, 0].T).sum(1)
     if conv.conv.bias is not None:
         y = y + conv.conv.bias
-    return F.silu(y), window[:, 1:]
+    return y, window[:, 1:]
 
 
 def conv_state(

@@ -48,6 +48,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"heads": 2, "path": "atrous", "causal": False},
     ],
     "attention": [{"heads": 2}, {"heads": 4, "kv_heads": 2, "causal": True}],
+    "temporal_conv": [{"size": 3}, {"size": 31}],
     "inverted_residual": [{"expand": 2.0, "squeeze": 0.25}],
     "local_global": [{"squeeze": 0.5}],
     "mobile_mamba": [{"far": 0.5, "near": 0.25, "kernel": 3, "unit": 2}],

@@ -33,6 +33,11 @@ def by_hand(mixer: Any, x: Tensor, causal: bool) -> Tensor:
         scores = (q @ k.conj().transpose(-1, -2)).real
     else:
         scores = q @ k.transpose(-1, -2)
+    if mixer.config.xpos is not None:  # xPos as published: q and k scaled by powers of positions
+        z = ((2 * torch.arange(half).double() / q.shape[-1] / 2 + 0.4) / 1.4) ** (
+            n[:, None].double() / 9
+        )
+        scores = ((q * z) @ (k / z).conj().transpose(-1, -2)).real
     scores = scores * mixer.key_dim**-0.5
     for head in range(h):
         keep = 1 - 2.0 ** (-5 - head) if slowest is None else 1 - 2.0 ** -(5 + 4 * head / (h - 1))
@@ -52,6 +57,7 @@ def by_hand(mixer: Any, x: Tensor, causal: bool) -> Tensor:
         {"heads": 2, "causal": False, "expand": 2.0},
         {"heads": 2, "rotary": True},
         {"heads": 1, "rotary": True, "causal": False},
+        {"heads": 2, "rotary": True, "xpos": 9.0},
         {"heads": 4, "gate": False, "norm": False, "slowest": 1 / 512, "bias": True},
     ],
 )
@@ -98,6 +104,37 @@ def test_rotation_depends_on_distance_alone() -> None:
     torch.testing.assert_close(y, mixer(x)[:, 5], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["parallel", "recurrent", "chunkwise"])
+@torch.no_grad()
+def test_xpos_in_stretches(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where stretches begin changes nothing, in outputs and gradients' reach."""
+    x = torch.randn(2, 131, 8, dtype=torch.float64)
+    want = make(heads=2, rotary=True, xpos=9.0, form="parallel").double()(x)
+    for stretch in (1, 7, 64, 131):
+        monkeypatch.setattr("core.mixers.retention.STRETCH", stretch)
+        mixer = make(heads=2, rotary=True, xpos=9.0, form=form).double()
+        torch.testing.assert_close(mixer(x), want, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_xpos_is_safe_at_length() -> None:
+    """6,000 positions in float32, where a published factor would reach 3.5^11.7 = 2e6."""
+    x = torch.randn(1, 6000, 8)
+    ys = [
+        make(heads=2, rotary=True, xpos=512, form=form)(x)
+        for form in ("parallel", "chunkwise", "recurrent")
+    ]
+    want = make(heads=2, rotary=True, xpos=512, form="chunkwise").double()(x.double()).float()
+    for y in ys:
+        torch.testing.assert_close(y, want, rtol=1e-5, atol=1e-5)
+    half = make(heads=2, rotary=True, xpos=512).bfloat16()(x.bfloat16()).float()
+    assert half.isfinite().all()
+    assert (half - want).abs().max() < 0.1 * want.abs().max()
+    # As at 65,000 positions with xpos 512: a published factor of 3.5^128, which no float32 holds.
+    mixer = make(heads=2, rotary=True, xpos=16, form="chunkwise")
+    assert mixer(torch.randn(1, 2048, 8)).isfinite().all()
+
+
 @torch.no_grad()
 def test_half_precision_parameters_keep_the_decay() -> None:
     mixer = make(heads=8, dim=16).bfloat16()
@@ -115,6 +152,9 @@ def test_half_precision_parameters_keep_the_decay() -> None:
         (2, {"heads": 2, "causal": False, "path": "slices"}, "both ways twice"),
         (2, {"heads": 2, "rotary": True}, "use rank 1"),
         (1, {"heads": 8, "rotary": True}, "even number"),
+        (1, {"heads": 2, "xpos": 512}, "only with rotary=True"),
+        (1, {"heads": 2, "rotary": True, "xpos": 0}, "give e.g. xpos=512"),
+        (1, {"heads": 2, "rotary": True, "xpos": 512, "causal": False}, "causal=True"),
         (1, {"heads": 2, "form": "chunk"}, "Did you mean 'chunkwise'"),
         (1, {"heads": 2, "slowest": 1.0}, "between 0 and 1"),
     ],

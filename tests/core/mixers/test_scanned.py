@@ -19,6 +19,8 @@ STATEFUL: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba2": ("mamba2", {"d_state": 4, "head_dim": 4, "groups": 2}),
     "retention": ("retention", {"heads": 2}),
     "retention-rotary": ("retention", {"heads": 2, "rotary": True, "expand": 2.0}),
+    "retention-xpos": ("retention", {"heads": 2, "rotary": True, "xpos": 9.0}),
+    "temporal_conv": ("temporal_conv", {"size": 40}),
     "attention": ("attention", {"heads": 2, "causal": True}),
     "attention-shared": ("attention", {"heads": 4, "kv_heads": 2, "causal": True}),
 }
