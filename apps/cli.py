@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from apps.medical.run import app as medical
+from apps.timeseries.run import app as timeseries
 from core import cli
 
 app = cli.make_app(
-    "triptych", "Triptych: segment medical images and train models that do. Research use only."
+    "triptych", "Triptych: segment medical images (research use only), forecast time series."
 )
 app.add_typer(medical, name="medical")
+app.add_typer(timeseries, name="timeseries")
 
 
 def main() -> int:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "monai", "lightning", "numpy", "transformers", "scipy", "matplotlib")
+HEAVY = (
+    *("torch", "monai", "lightning", "numpy", "transformers", "scipy", "matplotlib"),
+    *("pandas", "pyarrow", "plotly", "optuna", "ray", "pytorch_forecasting"),
+)
 BANNED = ("torchvision", "timm")
 
 
@@ -93,6 +96,7 @@ def test_the_walk_sees_lazy_relative_and_dynamic_imports(tmp_path, monkeypatch):
 # How a person starts each entry, as Python that a probe can be put around.
 ENTRIES = {
     "run.py": "import runpy; runpy.run_path('apps/medical/run.py', run_name='__main__')",
+    "timeseries": "import runpy; runpy.run_path('apps/timeseries/run.py', run_name='__main__')",
     "triptych": "from apps.cli import main; sys.exit(main())",
 }
 
@@ -105,6 +109,10 @@ ENTRIES = {
         ("run.py", ["info", "--json"]),
         ("triptych", ["--help"]),
         ("triptych", ["medical", "info", "--json"]),
+        ("timeseries", ["--help"]),
+        ("timeseries", ["fit", "--help"]),
+        ("timeseries", ["models"]),
+        ("timeseries", ["models", "--json"]),
     ],
 )
 def test_help_and_info_load_nothing_heavy(python, entry, arguments):
@@ -119,13 +127,14 @@ def test_help_and_info_load_nothing_heavy(python, entry, arguments):
     assert done.stdout.strip()
     assert done.stderr.splitlines()[-1] == "LOADED", done.stderr
     if "--json" in arguments:
-        assert set(json.loads(done.stdout)) >= {"verbs", "models", "weights", "disclaimer"}
+        assert set(json.loads(done.stdout)) >= {"verbs", "models", "weights", "exit_codes"}
 
 
-def test_run_py_works_from_any_folder(python, tmp_path):
-    done = python(str(ROOT / "apps/medical/run.py"), "info", "--json", cwd=tmp_path)
+@pytest.mark.parametrize(("app", "verb"), [("medical", "info"), ("timeseries", "models")])
+def test_run_py_works_from_any_folder(python, tmp_path, app, verb):
+    done = python(str(ROOT / f"apps/{app}/run.py"), verb, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["name"] == "medical"
+    assert json.loads(done.stdout)["name"] == app
 
 
 def test_both_entries_are_the_same_code(python):

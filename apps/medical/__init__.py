@@ -9,10 +9,9 @@ Importing this package costs nothing: the first use of a name imports what is be
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from core.lazy import lazy_functions
 
 if TYPE_CHECKING:
     from apps.medical.predict import predict
@@ -20,29 +19,4 @@ if TYPE_CHECKING:
 
 __all__ = ["load_model", "predict"]
 
-
-def _lazy(name: str, home: str) -> property:
-    """An attribute of this package that is looked up in module ``home`` when it is used."""
-
-    def get(package: ModuleType) -> Any:
-        return getattr(import_module(home), name)
-
-    def set_(package: ModuleType, value: Any) -> None:
-        if not isinstance(value, ModuleType):
-            raise AttributeError(f"{package.__name__}.{name} is read-only")
-
-    return property(get, set_)
-
-
-class _Package(ModuleType):
-    """This package's own class, because ``predict`` names both a function and a submodule.
-
-    Importing the submodule sets ``apps.medical.predict`` to it, and a module-level ``__getattr__``
-    would never be asked again. A property wins in either order of imports.
-    """
-
-    load_model = _lazy("load_model", "apps.medical.store")
-    predict = _lazy("predict", "apps.medical.predict")
-
-
-sys.modules[__name__].__class__ = _Package
+lazy_functions(__name__, {"load_model": "apps.medical.store", "predict": "apps.medical.predict"})

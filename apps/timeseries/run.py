@@ -232,6 +232,59 @@ def fit(
 
 
 @app.command()
+@reads
+def forecast(
+    file: File,
+    out: Out,
+    model: Annotated[
+        str, typer.Option(help="A model folder, shipped name or baseline.", show_default=False)
+    ],
+    horizon: OptionalHorizon = None,
+    level: Levels = [80.0, 90.0],  # noqa: B006 (typer copies it)
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Bands that hold the whole path, not each step.")
+    ] = False,
+    series: Annotated[
+        list[str] | None, typer.Option(help="Forecast this series alone; repeat.")
+    ] = None,
+    season: Annotated[
+        int | None, typer.Option(help="Rows of a season, for baselines.", min=1)
+    ] = None,
+    calibration: Annotated[
+        int, typer.Option(help="Past origins that make the intervals, at most.", min=0)
+    ] = 200,
+    force: Force = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    *,
+    reading: dict[str, Any],
+) -> None:
+    """Forecast what follows a file: forecast.csv, .json, .png and .html."""
+    cli.set_threads(threads)
+    from apps.timeseries.forecast import forecast as implementation
+    from apps.timeseries.forecast import print_report
+
+    done = implementation(
+        file,
+        model,
+        horizon=horizon,
+        levels=level,
+        joint=joint,
+        out=out,
+        series=series,
+        season=season,
+        calibration=calibration,
+        force=force,
+        device=str(cli.pick_device(device)),
+        progress=_progress(quiet, json),
+        **reading,
+    )
+    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+
+
+@app.command()
 def evaluate(
     file: File,
     model: Annotated[str, typer.Option(help="A model or baseline.", show_default=False)],
