@@ -1,0 +1,584 @@
+"""Rolling-origin evaluation: would this model have been better than seasonal naive, and how surely.
+
+Letters: W windows, H steps ahead.  Each window hides the H rows from its origin on; models forecast
+them from what lies before, the baselines always among them.  See ``rolling`` for who learns from
+what, ``scoring`` for what is measured.
+
+A folder of results holds ``backtest.csv`` (long: unique_id, model, cutoff, ds, y, yhat, lo-80,
+hi-80, ...; the file's own units), ``report.json`` and ``report.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from apps.timeseries import catalog
+from apps.timeseries.data import frequency
+from apps.timeseries.data.panel import Panel, from_file_name
+from apps.timeseries.rolling import ENOUGH, Outcome, Plan, Runner, make_plan
+from apps.timeseries.scoring import (
+    FEW,
+    REFERENCE,
+    RULES,
+    Tally,
+    outcome_of,
+    overlap,
+    skill,
+    verdict_of,
+)
+from core.errors import UsageError, unknown
+from core.files import atomic_path, plain, require_absent, write_json, write_text
+from core.progress import Progress, SilentProgress
+from core.reporting import Timer, environment, peak_memory_mb
+
+if TYPE_CHECKING:
+    from apps.timeseries.methods import Method
+
+CSV, JSON, MARKDOWN = FILES = ("backtest.csv", "report.json", "report.md")
+MANY = 100
+"""Series above which fewer calibration origins are forecast for each by default."""
+LOSSES = ("mae", "mse")
+# Columns of report.md that a terminal of 100 characters has no room for.
+_LEFT_OUT = ("RMSE", "sMAPE", "MSE", "width", "predict")
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """``report`` (JSON-ready, what report.json holds) and every forecast as a long ``frame``."""
+
+    report: dict[str, Any]
+    frame: pd.DataFrame
+    folder: Path | None = None
+
+
+def backtest(
+    data: str | Path | Panel,
+    models: str | Path | Method | Sequence[str | Path | Method],
+    *,
+    horizon: int,
+    windows: int = 5,
+    step: int | None = None,
+    refit: str | int = "never",
+    levels: Sequence[float] = (80, 90),
+    season: int | None = None,
+    lookback: int = 96,
+    baselines: Sequence[str] | None = None,
+    calibration: int | None = None,
+    align: str | None = None,
+    loss: str = "mae",
+    options: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    force: bool = False,
+    device: Any = "cpu",
+    progress: Progress | None = None,
+    **reading: Any,
+) -> Backtest:
+    """Forecast ``windows`` past horizons, ``step`` rows apart (the horizon unless given), and judge.
+
+    ``data`` is a file (``reading`` goes to ``read_panel``) or a panel.  ``models``: names of the
+    catalog (trained here, with ``lookback``, ``options`` and ``training``), baselines, model folders
+    or shipped names (used as they are), or ``Method`` objects.  Beside them run ``baselines``, all
+    of the catalog unless named, seasonal naive in any case.
+
+    ``refit`` "never", "always" or n: train anew on all rows before every n-th window.  ``levels``
+    (percent) of the pointwise intervals, from up to ``calibration`` origins before each window;
+    where too few fit there are none, and a note says so.  ``align`` "time" or "end": see
+    ``rolling.Plan``.  ``loss`` "mae" or "mse", scaled, decides skill and verdict.
+
+    Memory: the panel, the result's frame (about 100 bytes for each value forecast) and one series.
+    Raises UsageError for settings that make no sense and results that exist, DataError for too few
+    rows.
+    """
+    progress = progress or SilentProgress()
+    wanted = _levels(levels)
+    every = _refit(refit)
+    if loss not in LOSSES:
+        raise UsageError(unknown("loss", loss, LOSSES))
+    if season is not None and season < 1:
+        raise UsageError(f"--season {season}: must be 1 or more rows")
+    if lookback < 1:
+        raise UsageError(f"--lookback {lookback}: must be 1 or more rows")
+    if out is not None:
+        for name in FILES:
+            require_absent(Path(out) / name, force)
+    settings = {"lookback": lookback, "options": options, "training": training, "device": device}
+    given = _as_list(models)
+    panel = read(data, given, reading)
+    cycle = season or max(1, frequency.season(panel.freq) if panel.freq else 1)
+    methods = _methods(given, baselines, cycle, settings)
+    plan = _plan(panel, [m for m, _ in methods.values()], horizon, windows, step, cycle, calibration, align)  # fmt: skip
+
+    frame, tallies, runners = _Rows(panel, wanted), {}, {}
+    with Timer() as timer, progress.task("backtest", total=len(methods)) as task:
+        for label, (method, _) in methods.items():
+            runner = Runner(method, label, panel, plan, wanted, every, seed)
+            tally = Tally(len(plan.starts), horizon, wanted)
+            for outcome in runner.run(progress):
+                names = panel.names(outcome.series)
+                tally.add(names, outcome, _training_rows(plan, outcome), cycle)
+                frame.add(label, names, outcome)
+            tallies[label], runners[label] = tally, runner
+            task.advance(note=label)
+    named = [label for label, (_, was_named) in methods.items() if was_named]
+    report = _report(panel, plan, tallies, runners, named, loss, seed)
+    report |= {"refit": refit, "levels": list(wanted), "seconds": round(timer.seconds, 2)}
+    report = plain(report | {"peak_memory_mb": round(peak_memory_mb())})
+    result = Backtest(report, frame.frame(), None if out is None else Path(out))
+    if out is not None:
+        write(result, Path(out), force)
+    return result
+
+
+def read(data: str | Path | Panel, models: Sequence[Any], reading: dict[str, Any]) -> Panel:
+    """A panel as it is, or a file read with the columns that a given model folder names."""
+    if isinstance(data, Panel):
+        if reading:
+            raise UsageError(f"{', '.join(reading)}: for files; the panel is read already")
+        return data
+    from apps.timeseries.data.reading import read_panel
+    from apps.timeseries.matching import reading_options
+    from apps.timeseries.store import load
+
+    for ref in models:
+        if isinstance(ref, str | Path) and kind_of(ref) == "folder":
+            spec = load(ref).spec.data
+            return read_panel(Path(data), **reading_options(spec, _given(reading)))
+    return read_panel(Path(data), **reading)
+
+
+def kind_of(ref: str | Path) -> str:
+    """What ``ref`` names: a "baseline", a "model" to be trained, or a "folder" (or shipped name)."""
+    text = str(ref)
+    if catalog.baseline(text) is not None:
+        return "baseline"
+    known = (catalog.canonical(name) for name in catalog.MODELS)
+    # A shipped model has a name of its own; a folder called like a model is given as ./name.
+    return "model" if catalog.canonical(text) in known and "/" not in text else "folder"
+
+
+def write(result: Backtest, folder: Path, force: bool = False) -> None:
+    """Write the three files, each at once or not at all. UsageError where one exists."""
+    for name in FILES:
+        require_absent(folder / name, force)
+    with atomic_path(folder / CSV, force=force) as temporary:
+        result.frame.to_csv(
+            temporary, index=False, float_format="%.10g", date_format=_date_format(result.frame)
+        )
+    write_json(folder / JSON, result.report, force)
+    write_text(folder / MARKDOWN, markdown(result.report), force)
+
+
+def print_report(result: Backtest) -> None:
+    """The verdict, the table and the notes, for a person, on standard output."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    report = result.report
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    header, rows = _table(report)
+    shown = [i for i, title in enumerate(header) if not title.startswith(_LEFT_OUT)]
+    for i in shown:
+        table.add_column(header[i], justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[i] for i in shown))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(_headline(report))
+    console.print(table)
+    for line in [*report["verdicts"].values(), *(f"note: {note}" for note in report["notes"])]:
+        console.print(line)
+    console.print(report["verdict"])
+    if result.folder is not None:
+        console.print(f"{result.folder}: {', '.join(FILES)}")
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """report.md: the same for reading later, with errors by step ahead."""
+    header, rows = _table(report)
+    lines = [f"# Backtest of {report['file'] or 'a panel'}", "", f"**{report['verdict']}**", ""]
+    lines += [_headline(report), "", *_markdown_table(header, rows), ""]
+    lines += [f"- {text}" for text in report["verdicts"].values()]
+    lines += ["", f"## {report['loss'].upper()} (scaled) by steps ahead", ""]
+    steps = sorted({1, *np.linspace(1, report["horizon"], min(8, report["horizon"])).astype(int)})
+    by_step = [
+        [name, *(_number(s["per_horizon"][f"{report['loss']}_scaled"][h - 1]) for h in steps)]
+        for name, s in report["scores"].items()
+    ]
+    lines += _markdown_table(["model", *map(str, steps)], by_step)
+    lines += ["", "## How it was done", ""]
+    lines += [f"- {note}" for note in report["notes"]]
+    lines += [f"- {name}: {text}" for name, text in report["rules"].items()]
+    return "\n".join(lines) + "\n"
+
+
+class _Rows:
+    """The long frame, gathered as arrays: names are codes until the end."""
+
+    def __init__(self, panel: Panel, levels: Sequence[float]) -> None:
+        self.levels = levels
+        self.models: list[str] = []
+        self.ids: dict[str, int] = {}
+        self.parts: dict[str, list[Any]] = {}
+        self.cutoffs: list[pd.Index] = []
+        self.stamps: list[pd.Index] = []
+
+    def add(self, label: str, names: Sequence[str], outcome: Outcome) -> None:
+        if label not in self.models:
+            self.models.append(label)
+        K, H, N = outcome.yhat.shape
+        rows = (outcome.origins[:, None] + np.arange(H)).ravel()
+        codes = [self.ids.setdefault(name, len(self.ids)) for name in names]
+        flat = {"y": outcome.truth, "yhat": outcome.yhat}
+        for level in self.levels:
+            lo, hi = outcome.bounds.get(level, (np.full((K, H, N), np.nan),) * 2)
+            flat |= {f"lo-{level:g}": lo, f"hi-{level:g}": hi}
+        columns = {name: values.transpose(2, 0, 1).ravel() for name, values in flat.items()}
+        columns["id"] = np.repeat(np.array(codes, np.int32), K * H)
+        columns["model"] = np.full(N * K * H, len(self.models) - 1, np.int16)
+        for name, values in columns.items():
+            self.parts.setdefault(name, []).append(values)
+        times = outcome.series.observed
+        self.stamps += [times[rows]] * N
+        self.cutoffs += [times[np.repeat(outcome.origins - 1, H)]] * N
+
+    def frame(self) -> pd.DataFrame:
+        joined = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        self.parts.clear()
+        ids, model = joined.pop("id"), joined.pop("model")
+        return pd.DataFrame(
+            {
+                "unique_id": pd.Categorical.from_codes(ids, categories=pd.Index(list(self.ids))),
+                "model": pd.Categorical.from_codes(model, categories=pd.Index(self.models)),
+                "cutoff": self.cutoffs[0].append(self.cutoffs[1:]),
+                "ds": self.stamps[0].append(self.stamps[1:]),
+                **joined,
+            }
+        )
+
+
+def _methods(
+    models: Sequence[Any],
+    baselines: Sequence[str] | None,
+    season: int,
+    settings: Mapping[str, Any],
+) -> dict[str, tuple[Method, bool]]:
+    """Label -> (method, whether it was asked for), the named ones first, seasonal naive always."""
+    from apps.timeseries import methods
+
+    beside = list(catalog.BASELINES) if baselines is None else list(baselines)
+    for name in beside:
+        if catalog.baseline(name) is None:
+            raise UsageError(unknown("baseline", name, catalog.BASELINES))
+    found: dict[str, tuple[Method, bool]] = {}
+    done: set[str] = set()
+    for ref in [*models, *beside, REFERENCE]:
+        asked = len(done) < len(models) and ref in models
+        if not isinstance(ref, str | Path):
+            found[_label(ref.name, found)] = (ref, True)
+            continue
+        kind = kind_of(ref)
+        key = catalog.canonical(str(ref)) if kind != "folder" else str(ref)
+        if key in done:
+            continue
+        done.add(key)
+        method = methods.method(str(ref), season=season, **settings)
+        name = Path(ref).name if kind == "folder" else method.name
+        found[_label(name, found)] = (method, asked)
+    return found
+
+
+def _label(name: str, taken: Iterable[str]) -> str:
+    """``name``, or ``name-2`` where there is one of it already."""
+    used, label, count = set(taken), name, 1
+    while label in used:
+        count += 1
+        label = f"{name}-{count}"
+    return label
+
+
+def _plan(
+    panel: Panel,
+    methods: Sequence[Method],
+    horizon: int,
+    windows: int,
+    step: int | None,
+    season: int,
+    calibration: int | None,
+    align: str | None,
+) -> Plan:
+    """The plan that leaves every method the history it needs."""
+    history = least = 1
+    for method in methods:
+        source = getattr(method, "predictor", method)
+        need = max(1, getattr(source, "lookback", None) or 1)
+        history = max(history, need)
+        least = max(least, need + 2 * horizon if method.trainable else need)
+    if calibration is None:
+        calibration = 100 if len(panel) <= MANY else ENOUGH
+    return make_plan(
+        panel,
+        horizon=horizon,
+        windows=windows,
+        step=step,
+        season=season,
+        history=history,
+        least=least,
+        calibration=calibration,
+        align=align,
+        trains=any(method.trainable for method in methods),
+    )
+
+
+def _training_rows(plan: Plan, outcome: Outcome) -> int:
+    """Rows that set a series' scales: those every method learns from, or all before its first window."""
+    held = int(plan.rows(outcome.series, np.array([plan.held]))[0])
+    return held if held > plan.season + 1 else int(outcome.origins[0])
+
+
+def _report(
+    panel: Panel,
+    plan: Plan,
+    tallies: Mapping[str, Tally],
+    runners: Mapping[str, Runner],
+    named: Sequence[str],
+    loss: str,
+    seed: int,
+) -> dict[str, Any]:
+    scores: dict[str, dict[str, Any]] = {}
+    verdicts: dict[str, str] = {}
+    reference = tallies[REFERENCE].losses(loss)
+    shared = overlap(plan.horizon, plan.step)
+    for label, tally in tallies.items():
+        runner = runners[label]
+        scores[label] = tally.report() | {
+            "fit_seconds": round(runner.fit_seconds, 3),
+            "predict_seconds": round(runner.predict_seconds, 3),
+            "fits": runner.fits,
+            "seen": runner.seen,
+            "vs_seasonal_naive": None,
+        }
+        if label == REFERENCE:
+            continue
+        found = skill(tally.losses(loss), reference, shared, seed)
+        found["outcome"] = "seen" if runner.seen else outcome_of(found)
+        found["series_better"] = _share_better(tally, tallies[REFERENCE], loss)
+        scores[label]["vs_seasonal_naive"] = found
+        verdicts[label] = (
+            f"{label} has learnt from data up to {runner.seen}, which reaches into the windows: no "
+            "verdict; backtest rows that follow, or a model fitted on earlier ones"
+            if runner.seen
+            else verdict_of(label, found)
+        )
+    clock = plan.reference.observed
+    evaluated = len(tallies[REFERENCE].series)
+    return {
+        "file": from_file_name(Path(panel.source)) if panel.source else None,
+        "sha256": panel.sha256 or None,
+        "targets": list(panel.targets),
+        "freq": panel.freq,
+        "season": plan.season,
+        "rows": len(plan.reference),
+        "series": len(panel),
+        "evaluated": evaluated,
+        "horizon": plan.horizon,
+        "windows": len(plan.starts),
+        "step": plan.step,
+        "align": plan.align,
+        "cutoffs": [str(clock[row - 1]) for row in plan.starts],
+        "trained_until": str(clock[plan.held - 1]),
+        "calibration": {
+            "origins": plan.wanted,
+            "stride": plan.stride,
+            "rows_held_back": int(plan.starts[0]) - plan.held,
+        },
+        "models": list(tallies),
+        "named": list(named),
+        "loss": loss,
+        "seed": seed,
+        "verdict": _verdict(scores, verdicts, named, loss),
+        "verdicts": verdicts,
+        "scores": scores,
+        "notes": _notes(panel, plan, tallies, evaluated),
+        "rules": RULES,
+        "environment": environment(seed),
+    }
+
+
+def _share_better(tally: Tally, reference: Tally, loss: str) -> float | None:
+    """Share of series on which the scaled loss is below seasonal naive's."""
+    pairs = [
+        (row[f"{loss}_scaled"], reference.series[name][f"{loss}_scaled"])
+        for name, row in tally.series.items()
+    ]
+    known = [a < b for a, b in pairs if np.isfinite(a) and np.isfinite(b)]
+    return float(np.mean(known)) if known else None
+
+
+def _verdict(
+    scores: Mapping[str, Mapping[str, Any]],
+    verdicts: Mapping[str, str],
+    named: Sequence[str],
+    loss: str,
+) -> str:
+    """The best of those that beat seasonal naive, a named one before a baseline; or that none does."""
+    winners = sorted(
+        (name for name in verdicts if scores[name]["vs_seasonal_naive"]["outcome"] == "beats"),
+        key=lambda name: scores[name][f"{loss}_scaled"],
+    )
+    asked = [name for name in winners if name in named]
+    if asked:
+        better = [
+            n for n in winners if n not in named and winners.index(n) < winners.index(asked[0])
+        ]
+        also = f"; so does the baseline {better[0]}, with a smaller error" if better else ""
+        return verdicts[asked[0]] + also
+    if winners:
+        rest = "none of the models asked for does; " if set(named) - {REFERENCE} else ""
+        return f"{rest}{verdicts[winners[0]]}"
+    if all(scores[name]["vs_seasonal_naive"]["outcome"] == "untested" for name in verdicts):
+        return "too few windows to tell whether any model beats seasonal naive; use more --windows"
+    return "no model beats seasonal naive here"
+
+
+def _notes(panel: Panel, plan: Plan, tallies: Mapping[str, Tally], evaluated: int) -> list[str]:
+    notes = list(panel.notes)
+    W, total = len(plan.starts), len(panel) * len(panel.targets)
+    tally = tallies[REFERENCE]
+    if W < FEW:
+        notes.append(f"{W} windows tell little; --windows {4 * FEW} would narrow the intervals")
+    if plan.step < plan.horizon:
+        notes.append(
+            f"windows {plan.step} rows apart share rows: {W} of them count as about "
+            f"{max(1, W // overlap(plan.horizon, plan.step))}"
+        )
+    if evaluated < total:
+        why = (
+            "it ends before the windows or starts too late; --align end counts windows from each "
+            "series' own end"
+            if plan.align == "time"
+            else "they are too short"
+        )
+        notes.append(f"{total - evaluated} of {total} series are in no window: {why}")
+    if plan.align == "end" and len({str(s.observed[-1]) for s in panel if len(s)}) > 1:
+        notes.append(
+            "windows are counted from each series' own end: a model trained on all may have learnt "
+            "from later moments of other series"
+        )
+    if tally.levels and tally.uncovered:
+        lacking = len(set(tally.uncovered))
+        notes.append(
+            f"no intervals, or not at every level and window, for {lacking} of {evaluated} series: "
+            f"{plan.wanted} origins between training and the windows are too few; use more rows, a "
+            "smaller --horizon or fewer --windows"
+        )
+    elif tally.levels:
+        held = int(plan.starts[0]) - plan.held
+        notes.append(
+            f"intervals are pointwise, from the {plan.wanted} origins before each window, "
+            f"{plan.stride} rows apart; {held} rows before the first window are held back for them"
+        )
+    return notes
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+    return (
+        f"{report['windows']} windows of {report['horizon']} rows, {report['step']} apart, of "
+        f"{report['evaluated']} series; the first after {report['cutoffs'][0]}, training until "
+        f"{report['trained_until']}, season {report['season']}"
+    )
+
+
+def _table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, best first by the deciding loss."""
+    from apps.timeseries.scoring import p_text, percent
+
+    levels = [f"{level:g}" for level in report["levels"]]
+    header = ["model", "MAE", "RMSE", "sMAPE", "MASE", "MAE sc.", "MSE sc.", "CRPS sc."]
+    header += [f"cover {level}" for level in levels] + [f"width {level}" for level in levels]
+    header += ["skill %", "p", "fit s", "predict s"]
+    key = f"{report['loss']}_scaled"
+    order = sorted(report["scores"].items(), key=lambda item: _or_inf(item[1][key]))
+    rows = []
+    for name, s in order:
+        found = s["vs_seasonal_naive"]
+        row = [name, *(_number(s[k]) for k in ("mae", "rmse", "smape", "mase"))]
+        row += [_number(s.get(k)) for k in ("mae_scaled", "mse_scaled", "crps_scaled")]
+        intervals = [s["intervals"].get(level) for level in levels]
+        row += ["-" if i is None else f"{100 * i['coverage']:.1f} %" for i in intervals]
+        row += ["-" if i is None else _number(i["width_scaled"]) for i in intervals]
+        size = p = "-"
+        if found is not None and found["skill"] is not None:
+            size = percent(found["skill"])
+            if found["interval"]:
+                size += f" [{', '.join(map(percent, found['interval']))}]"
+            p = "-" if found["p"] is None else p_text(found["p"]).removeprefix("p ").removeprefix("= ")  # fmt: skip
+        rows.append([*row, size, p, _number(s["fit_seconds"]), _number(s["predict_seconds"])])
+    return header, rows
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+
+
+def _number(value: float | None) -> str:
+    """Three digits or more; a dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _or_inf(value: float | None) -> float:
+    return np.inf if value is None else value
+
+
+def _date_format(frame: pd.DataFrame) -> str | None:
+    stamps = frame["ds"]
+    if not isinstance(stamps.dtype, np.dtype) or stamps.dtype.kind != "M":
+        return None  # numbers, or a time zone: pandas writes the offset
+    if (stamps == stamps.dt.floor("s")).all():
+        both = pd.concat([stamps, frame["cutoff"]])
+        return "%Y-%m-%d" if (both == both.dt.normalize()).all() else "%Y-%m-%d %H:%M:%S"
+    return None
+
+
+def _levels(levels: Sequence[float]) -> tuple[float, ...]:
+    for level in levels:
+        if not 0 < level < 100:
+            raise UsageError(f"--level {level:g}: must lie between 0 and 100, such as 80 or 90")
+    return tuple(sorted({float(level) for level in levels}))
+
+
+def _refit(refit: str | int) -> int:
+    """0 for never, else at every how many windows."""
+    words = {"never": 0, "always": 1}
+    text = str(refit).lower()
+    if text in words:
+        return words[text]
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise UsageError(
+        f"--refit {refit}: want never, always, or at every how many windows, such as 4"
+    )
+
+
+def _as_list(models: Any) -> list[Any]:
+    if isinstance(models, str | Path) or hasattr(models, "fit"):
+        models = [models]
+    found = list(dict.fromkeys(str(m) if isinstance(m, Path) else m for m in models))
+    if not found:
+        raise UsageError("name at least one --model; seasonal-naive is one")
+    return found
+
+
+def _given(reading: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say something; an empty list of covariates leaves the model's own."""
+    return {name: value for name, value in reading.items() if value not in (None, (), [])}
