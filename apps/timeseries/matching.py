@@ -44,6 +44,7 @@ def match(panel: Panel, data: DataSpec) -> Panel:
         ("target", data.targets, panel.targets),
         ("past covariate", data.past, panel.past_names),
         ("known covariate", data.known, panel.known_names),
+        ("static covariate", data.static, panel.static_names),
     ):
         missing = [name for name in wanted if name not in present]
         if missing:
@@ -64,7 +65,7 @@ def match(panel: Panel, data: DataSpec) -> Panel:
                 f"{panel.source}: series {series.id} has {_clock(series.freq)}, the model was "
                 f"trained on {_clock(data.freq)}; resample the file or fit a model on it"
             )
-    values, past, known = picks.values()
+    values, past, known = (picks[k] for k in ("target", "past covariate", "known covariate"))
     alone = len(panel) == 1 and len(data.series) == 1 and panel.layout == data.layout == "wide"
     matched = [
         replace(

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from apps.medical import catalog, models
-from apps.medical import export as module
-from apps.medical.export import TOLERANCE, export
+from apps.medical.export import export
 from apps.medical.store import Model, ModelSpec, NetworkSpec, load_model
+from core import exporting as module
 from core.errors import DataError, UsageError
+from core.exporting import TOLERANCE
 from core.files import plain
 
 
@@ -103,7 +104,9 @@ def test_exporters_keep_off_the_streams(tmp_path, model_3d, monkeypatch, capfd) 
 
 
 def test_a_wrong_export_is_an_error_and_leaves_nothing(tmp_path, model_3d, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_runner", lambda format, path: lambda x: x.repeat(1, 3, 1, 1, 1))
+    monkeypatch.setattr(
+        module, "_runner", lambda format, path: lambda batch: batch["image"].repeat(1, 3, 1, 1, 1)
+    )
     with pytest.raises(DataError, match="differs from the original"):
         export(model_3d, tmp_path / "out", "torchscript")
     assert list((tmp_path / "out").iterdir()) == []
