@@ -110,7 +110,10 @@ class PatchTST(Forecaster):
 
 
 class Layer(PostBlock):
-    """z (R, P, d) and the scores (R, h, P, P) of the layer before, or None -> the same two."""
+    """z (R, P, d) and the scores of the layer before, or None -> the same two.
+
+    Scores are (R, h, P, P'), of P keys for P' queries.
+    """
 
     mixer: Attention
 
@@ -131,10 +134,12 @@ class Layer(PostBlock):
         self, z: Tensor, before: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         q, k, v = self.mixer.project(z)
-        scores = (q * q.shape[-1] ** -0.5) @ k.mT
+        # Keys before queries: PyTorch's softmax over a last axis of 12 takes 1.5 ms for 896 tables,
+        # 0.6 ms backwards, over the one before it 0.4 and 0.1.
+        scores = k @ (q * q.shape[-1] ** -0.5).mT
         if before is not None:
             scores = scores + before
-        mixed = self.mixer.proj(join_heads(scores.softmax(-1) @ v))
+        mixed = self.mixer.proj(join_heads(scores.softmax(-2).mT @ v))
         if self.dropout and self.training:
             mixed = F.dropout(mixed, self.dropout)
         z = self.norm1(z + self.branch(mixed, None))
