@@ -46,6 +46,7 @@ from apps.timeseries.adapters.encoding import check_kind, decode, encode  # noqa
 
 KIND = "pytorch-forecasting v1"
 FORMAT = 1
+STATISTICS_ROWS = 1_000_000  # what a network takes from data before training needs no more
 _OWN = (
     "model",
     "options",
@@ -143,7 +144,7 @@ class TriptychForecaster(BaseModel):
             reals=list(dataset.reals),
             **kwargs,
         )
-        made.network.fit_statistics(dataset.data["reals"][:, made._at_targets])
+        made.network.fit_statistics(dataset.data["reals"][:STATISTICS_ROWS, made._at_targets])
         return cast(TriptychForecaster, made)
 
     def forward(self, x: dict[str, Tensor]) -> Any:
@@ -202,10 +203,11 @@ class TriptychForecaster(BaseModel):
         parameters = self.dataset_parameters
         normaliser = parameters["target_normalizer"] if parameters else None
         own = {name: self.hparams[name] for name in _OWN}
-        theirs = {
+        theirs = {  # but for functions: an optimiser's class is no part of a trained model
             name: value
             for name, value in self.hparams.items()
-            if name not in own and isinstance(value, bool | int | float | str | None)
+            if name not in (*own, "dataset_parameters")
+            and isinstance(value, bool | int | float | str | list | dict | None)
         }
         metadata = {
             "app": "timeseries",

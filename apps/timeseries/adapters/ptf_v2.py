@@ -62,6 +62,7 @@ from apps.timeseries.adapters.encoding import check_kind, decode, encode  # noqa
 
 KIND = "pytorch-forecasting v2"
 FORMAT = 1
+STATISTICS_ROWS = 1_000_000  # what a network takes from data before training needs no more
 _LOSSES = (MAE, MAPE, RMSE, SMAPE, QuantileLoss)
 
 
@@ -219,7 +220,7 @@ class TriptychForecaster_v2(TslibBaseModel):
         self.center.copy_(center)
         self.scale.copy_(scale)
         self.fitted.fill_(True)
-        scaled = ((train - center) / scale)[:, :1]
+        scaled = ((train - center) / scale)[:STATISTICS_ROWS, :1]
         self.network.fit_statistics(scaled.float().to(self.center.device))
 
     def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
