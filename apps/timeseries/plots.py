@@ -178,8 +178,10 @@ def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
         return found
     for lag in range(1, min(lags, len(x) - 1) + 1):
         pairs = int((seen[lag:] & seen[:-lag]).sum())
-        # The usual biased estimator divides by T: its sequence stays positive definite.
-        found[lag] = float(x[lag:] @ x[:-lag]) / (variance * seen.sum()) if pairs else 0.0
+        # The usual estimator shrinks by (T - lag) / T: its sequence stays positive definite.
+        if pairs:
+            mean = float(x[lag:] @ x[:-lag]) / pairs
+            found[lag] = mean / variance * (1 - lag / len(x))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -272,7 +273,7 @@ def test_many_series_and_only_some(tmp_path) -> None:
 def test_a_csv_in_chunks_is_the_same(tmp_path, monkeypatch) -> None:
     panel = long(*(hourly(T=200, N=1, seed=i, id=f"s{i}", tz="Europe/Berlin") for i in range(7)))
     forecast(panel, Naive(), horizon=5, out=tmp_path / "whole")
-    monkeypatch.setattr("apps.timeseries.forecast.CHUNK", 6)
+    monkeypatch.setattr(sys.modules[forecast.__module__], "CHUNK", 6)
     forecast(panel, Naive(), horizon=5, out=tmp_path / "cut")
     whole, cut = ((tmp_path / n / "forecast.csv").read_text() for n in ("whole", "cut"))
     assert whole == cut
