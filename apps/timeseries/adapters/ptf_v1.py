@@ -12,6 +12,9 @@ What is what: the targets must be among the unknown reals, where they come norma
 unknown reals are our ``past`` covariates, known and static reals (static ones are constant in time)
 our ``known`` ones. Categoricals are refused: none of our models embeds them.
 
+Training minimises their loss of the forecast. The losses of every token that TimelyGPT and GPHT
+were published with, and weighted ones, are those of ``fit`` alone.
+
 Encoders and decoders have one length each, since lookback and horizon are shapes of the networks.
 Their loader builds each window by itself: 8.3 ms for a batch of 32 windows of 7 targets and 96 + 96
 stamps, against 0.1 ms of ``data.windows`` and a training step of 20 to 30 ms. Where the data need

@@ -13,7 +13,17 @@ import pytest
 LOOKBACK, HORIZON = 32, 8
 ROWS, CUT = 70, 55
 TARGETS = ["y0", "y1", "y2"]
-SMALL = {"dim": 8, "depth": 1, "ffn": 8, "heads": 2, "d_state": 2, "dropout": 0.0}
+SMALL = {
+    "dim": 8,
+    "depth": 1,
+    "ffn": 8,
+    "heads": 2,
+    "d_state": 2,
+    "dropout": 0.0,
+    "encoders": 1,
+    "label": 16,
+    "token": 16,
+}
 
 
 @pytest.fixture(scope="session")
