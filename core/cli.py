@@ -135,12 +135,18 @@ def parse_options(items: Sequence[str]) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         try:
             none = value.strip().lower() == "none"  # which YAML would take for a word
-            options[name.strip()] = None if none else yaml.safe_load(value)
+            read = None if none else yaml.safe_load(value)
+            options[name.strip()] = _number(read) if isinstance(read, str) else read
         except yaml.YAMLError:
             equals = ""
         if not equals or not name.strip():
             raise UsageError(f"option {item!r}: want name=value, e.g. window=5 or heads=[2, 4].")
     return options
+
+
+def _number(text: str) -> str | float:
+    """1e-3, which YAML 1.1 takes for a word without a point, as a number; other words as they are."""
+    return float(text) if re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", text) else text
 
 
 def set_threads(threads: int | None) -> None:
