@@ -189,9 +189,9 @@ def test_one_seed_repeats_every_generator():
 
 
 def test_options_are_read_as_yaml() -> None:
-    items = ["a=1", "b=[2, 3]", "c=none", "d = null", "e=word", "f=1e-3x", "g=true"]
+    items = ["a=1", "b=[2, 3]", "c=none", "d = null", "e=word", "f=1e-3x", "g=true", "h=1e-3"]
     assert cli.parse_options(items) == {
-        "a": 1, "b": [2, 3], "c": None, "d": None, "e": "word", "f": "1e-3x", "g": True,
+        "a": 1, "b": [2, 3], "c": None, "d": None, "e": "word", "f": "1e-3x", "g": True, "h": 0.001,
     }  # fmt: skip
     for wrong in ("a", "=3", "a=[1"):
         with pytest.raises(UsageError, match="name=value"):
