@@ -33,7 +33,7 @@ from apps.timeseries.scoring import (
     verdict_of,
 )
 from core.errors import UsageError, unknown
-from core.files import atomic_path, plain, require_absent, write_json, write_text
+from core.files import plain, require_writable, results_folder, write_json, write_text
 from core.progress import Progress, SilentProgress
 from core.reporting import Timer, environment, peak_memory_mb
 
@@ -107,8 +107,7 @@ def backtest(
     if lookback < 1:
         raise UsageError(f"--lookback {lookback}: must be 1 or more rows")
     if out is not None:
-        for name in FILES:
-            require_absent(Path(out) / name, force)
+        require_writable(Path(out), FILES, force)
     settings = {"lookback": lookback, "options": options, "training": training, "device": device}
     given = _as_list(models)
     panel = read(data, given, reading)
@@ -165,15 +164,17 @@ def kind_of(ref: str | Path) -> str:
 
 
 def write(result: Backtest, folder: Path, force: bool = False) -> None:
-    """Write the three files, each at once or not at all. UsageError where one exists."""
-    for name in FILES:
-        require_absent(folder / name, force)
-    with atomic_path(folder / CSV, force=force) as temporary:
+    """Write the three files, whole or not at all. UsageError where one exists."""
+    with results_folder(folder, FILES, force=force) as temporary:
         result.frame.to_csv(
-            temporary, index=False, float_format="%.10g", date_format=_date_format(result.frame)
+            temporary / CSV,
+            index=False,
+            float_format="%.10g",
+            date_format=_date_format(result.frame),
+            lineterminator="\n",
         )
-    write_json(folder / JSON, result.report, force)
-    write_text(folder / MARKDOWN, markdown(result.report), force)
+        write_json(temporary / JSON, result.report)
+        write_text(temporary / MARKDOWN, markdown(result.report))
 
 
 def print_report(result: Backtest) -> None:
@@ -279,13 +280,13 @@ def _methods(
             raise UsageError(unknown("baseline", name, catalog.BASELINES))
     found: dict[str, tuple[Method, bool]] = {}
     done: set[str] = set()
-    for ref in [*models, *beside, REFERENCE]:
-        asked = len(done) < len(models) and ref in models
+    wanted = [(ref, True) for ref in models] + [(ref, False) for ref in (*beside, REFERENCE)]
+    for ref, asked in wanted:
         if not isinstance(ref, str | Path):
-            found[_label(ref.name, found)] = (ref, True)
+            found[_label(ref.name, found)] = (ref, asked)
             continue
         kind = kind_of(ref)
-        key = catalog.canonical(str(ref)) if kind != "folder" else str(ref)
+        key = str(ref) if kind == "folder" else catalog.canonical(str(ref))
         if key in done:
             continue
         done.add(key)
@@ -573,7 +574,7 @@ def _refit(refit: str | int) -> int:
 def _as_list(models: Any) -> list[Any]:
     if isinstance(models, str | Path) or hasattr(models, "fit"):
         models = [models]
-    found = list(dict.fromkeys(str(m) if isinstance(m, Path) else m for m in models))
+    found = list(models)
     if not found:
         raise UsageError("name at least one --model; seasonal-naive is one")
     return found
