@@ -66,6 +66,10 @@ Settings = Annotated[
 ]
 MaxSteps = Annotated[int | None, typer.Option(help="Training steps at most.", min=1)]
 MaxMinutes = Annotated[float | None, typer.Option(help="Training time at most.", min=0.01)]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Spread series over Ray: auto, local or an address.", show_default=False),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
 
 READING: dict[str, tuple[Any, Any]] = {
@@ -284,6 +288,73 @@ def forecast(
     cli.emit(done.report, as_json=json, human=lambda: print_report(done))
 
 
+Windows = Annotated[int, typer.Option(help="Past horizons to forecast.", min=1)]
+Step = Annotated[
+    int | None, typer.Option(help="Rows between them.", min=1, show_default="the horizon")
+]
+
+
+@app.command()
+@reads
+def backtest(
+    file: File,
+    out: Out,
+    model: Models,
+    horizon: Horizon,
+    windows: Windows = 5,
+    step: Step = None,
+    refit: Annotated[
+        str, typer.Option(help="never, always, or n: train anew every n-th window.")
+    ] = "never",
+    level: Levels = [80.0, 90.0],  # noqa: B006 (typer copies it)
+    season: Annotated[int | None, typer.Option(help="Rows of a season.", min=1)] = None,
+    lookback: Lookback = 96,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="Run this baseline, not all of them; repeat.")
+    ] = None,
+    loss: Annotated[str, typer.Option(help="mae or mse: what decides the verdict.")] = "mae",
+    setting: Settings = None,
+    max_steps: MaxSteps = None,
+    max_minutes: MaxMinutes = None,
+    ray: Ray = None,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    *,
+    reading: dict[str, Any],
+) -> None:
+    """Forecast past horizons from rolling origins, beside every baseline, with a verdict."""
+    cli.set_threads(threads)
+    from apps.timeseries.backtest import backtest as implementation
+    from apps.timeseries.backtest import print_report
+
+    done = implementation(
+        file,
+        model,
+        horizon=horizon,
+        windows=windows,
+        step=step,
+        refit=refit,
+        levels=level,
+        season=season,
+        lookback=lookback,
+        baselines=baseline,
+        loss=loss,
+        options=cli.parse_options(setting or ()),
+        training={"max_steps": max_steps, "max_minutes": max_minutes},
+        out=out,
+        force=force,
+        seed=seed,
+        device=cli.pick_device(device),
+        progress=_progress(quiet, json),
+        **reading,
+    )
+    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+
+
 @app.command()
 def evaluate(
     file: File,
@@ -331,6 +402,28 @@ def evaluate(
         progress=_progress(quiet, json),
     )
     cli.emit(report, as_json=json, human=lambda: print_evaluation(report))
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str, typer.Argument(help="A model folder or shipped name.", show_default=False)
+    ],
+    out: Out,
+    format: Annotated[str, typer.Option(help="onnx or pt2 (torch.export).")] = "onnx",
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare with the network on random windows.")
+    ] = True,
+    force: Force = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Write a forecaster as ONNX or torch.export, checked against the network."""
+    from apps.timeseries.export import export as implementation
+    from apps.timeseries.export import print_report
+
+    report = implementation(model, out, format, check, force=force, seed=seed)  # type: ignore[arg-type]
+    cli.emit(report, as_json=json, human=lambda: print_report(report, out))
 
 
 if __name__ == "__main__":
