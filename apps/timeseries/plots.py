@@ -216,10 +216,10 @@ def png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def embedded(figure: Figure, text: str) -> str:
-    """The figure as an HTML image that carries its bytes; ``text`` says what it shows."""
-    data = base64.b64encode(png(figure)).decode("ascii")
-    return f'<img alt="{html.escape(text, quote=True)}" src="data:image/png;base64,{data}">'
+def embedded(data: bytes, text: str) -> str:
+    """A PNG as an HTML image that carries its bytes; ``text`` says what it shows."""
+    code = base64.b64encode(data).decode("ascii")
+    return f'<img alt="{html.escape(text, quote=True)}" src="data:image/png;base64,{code}">'
 
 
 def _draw_fan(ax: Axes, fan: Fan) -> None:

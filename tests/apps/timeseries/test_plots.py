@@ -101,5 +101,7 @@ def test_report_figures() -> None:
     covered = plots.draw_coverage([80.0, 90.0], [np.full(4, 0.79), np.full(4, 0.91)])
     assert max(covered.axes[0].get_lines()[0].get_ydata()) == 79
     plots.png(covered)
-    text = plots.embedded(plots.draw_autocorrelation(np.arange(50.0), 10, "x"), 'say "x"')
+    text = plots.embedded(
+        plots.png(plots.draw_autocorrelation(np.arange(50.0), 10, "x")), 'say "x"'
+    )
     assert text.startswith('<img alt="say &quot;x&quot;" src="data:image/png;base64,')
