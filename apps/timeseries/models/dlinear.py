@@ -9,8 +9,8 @@ Code it corresponds to: cure-lab/LTSF-Linear, models/DLinear.py.
 Variates share both maps, or with ``individual`` each has its own.  Nothing is normalised: a level
 that training never saw is met by the maps alone.
 
-Deviates from the authors' code: an even kernel, which their padding cannot serve, looks one stamp
-further back than ahead; several outputs for a stamp.
+Deviates from the authors' code: an even kernel, which their padding cannot serve, has the longer
+half ahead; several outputs for a stamp.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def moving_average(x: Tensor, kernel: int) -> Tensor:
     """Means over ``kernel`` stamps around each: (B, N, L) -> (B, N, L), for any kernel and L.
 
     The first and the last value stand for what lies beyond them.  An even kernel covers the stamps
-    t - kernel / 2 to t + kernel / 2 - 1.
+    t - kernel / 2 + 1 to t + kernel / 2.
     """
-    ends = (kernel // 2, (kernel - 1) // 2)
+    ends = ((kernel - 1) // 2, kernel // 2)
     return F.avg_pool1d(F.pad(x, ends, mode="replicate"), kernel, stride=1)

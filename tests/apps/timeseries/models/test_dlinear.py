@@ -16,7 +16,7 @@ def averages(x: Tensor, kernel: int) -> Tensor:
     L = x.shape[-1]
     rows = []
     for t in range(L):
-        around = range(t - kernel // 2, t - kernel // 2 + kernel)
+        around = range(t - (kernel - 1) // 2, t + kernel // 2 + 1)
         rows.append(x[..., [min(max(s, 0), L - 1) for s in around]].mean(-1))
     return torch.stack(rows, -1)
 
@@ -33,7 +33,7 @@ def test_moving_average(kernel: int, length: int) -> None:
 def test_moving_average_of_a_line_is_the_line_inside() -> None:
     x = torch.arange(50.0, dtype=torch.float64).expand(1, 1, 50)
     torch.testing.assert_close(moving_average(x, 25)[..., 12:-12], x[..., 12:-12])
-    torch.testing.assert_close(moving_average(x, 4)[..., 2:-1], x[..., 2:-1] - 0.5)
+    torch.testing.assert_close(moving_average(x, 4)[..., 1:-2], x[..., 1:-2] + 0.5)
 
 
 @pytest.mark.parametrize("individual", [False, True])
