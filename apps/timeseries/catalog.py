@@ -210,9 +210,7 @@ _add(
         summary="series decomposition and attention by autocorrelation",
         covariates=("known",),
         joint=True,
-        recipe=Recipe(
-            options={"dim": 512, "ffn": 2048, "heads": 8, "factor": 3, "dropout": 0.05}, marks=True
-        ),
+        recipe=Recipe(options={"dim": 512, "ffn": 2048, "factor": 3, "dropout": 0.05}, marks=True),
         published="thuml/Autoformer scripts, lookback 96",
     )
 )

@@ -6,6 +6,7 @@ A mixer is found by name and built from a frozen config and the place it sits in
 
 from core.mixers import (
     attention,
+    autocorrelation,
     conv_attention,
     cross_window,
     depthwise,
@@ -26,6 +27,7 @@ from core.mixers.base import BlockContext, build_mixer, mixer_config, mixer_name
 __all__ = [
     "BlockContext",
     "attention",
+    "autocorrelation",
     "build_mixer",
     "conv_attention",
     "cross_window",

@@ -47,6 +47,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"heads": 4, "path": "cross", "form": "chunkwise"},
         {"heads": 2, "path": "atrous", "causal": False},
     ],
+    "autocorrelation": [{"factor": 3.0}, {"factor": 1.5, "delays": "sample"}],
     "attention": [{"heads": 2}, {"heads": 4, "kv_heads": 2, "causal": True}],
     "temporal_conv": [{"size": 3}, {"size": 31}],
     "inverted_residual": [{"expand": 2.0, "squeeze": 0.25}],
