@@ -146,7 +146,7 @@ def draw_by_horizon(errors: Mapping[str, np.ndarray], unit: str) -> Figure:
     ax.set(xlabel="steps ahead", ylabel=unit, title="Error by horizon")
     ax.set_ylim(bottom=0)
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8)
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
@@ -162,7 +162,7 @@ def draw_coverage(nominal: Sequence[float], by_step: Sequence[np.ndarray]) -> Fi
         ax.axhline(level, color=colour, lw=0.8, ls="--")
     ax.set(xlabel="steps ahead", ylabel="% inside", title="Coverage by horizon, pointwise")
     ax.set_ylim(top=101)
-    ax.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 

@@ -367,6 +367,7 @@ def _measured(
 
     panel = read_panel(Path(data), **reading_options(loaded.spec.data, reading))
     panel = match(panel, loaded.spec.data)
+    same = panel.sha256 == loaded.spec.data.sha256
     model, horizon = ModelPredictor(loaded), loaded.spec.network.shape.horizon
     series = panel.series[0]
     border = rows_until(series, model.trained_until) if model.trained_until else 0
@@ -395,6 +396,8 @@ def _measured(
         residuals = series.values[last, 0] - model.predict(series, last.tolist(), 1)[:, 0, 0]
     name = panel.names(series)[0]
     text = f"Mean absolute error, scaled, over {len(chosen):,} origins of {series.id}"
+    if not same:
+        text += f", from {panel.source}, which is not the file of training"
     figure = plots.draw_by_horizon(errors, "MAE, scaled")
     return [
         Picture(PICTURES[0], text, figure),

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from core.errors import DataError, ResourceError, UsageError
-from core.files import atomic_path, plain, require_absent, sha256, write_json, write_text
+from core.files import (
+    atomic_path,
+    plain,
+    require_absent,
+    require_writable,
+    results_folder,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def listing(folder: Path) -> list[str]:
@@ -184,3 +193,57 @@ def test_json_is_strict_and_takes_what_results_are_made_of(tmp_path):
 def test_plain_refuses_what_has_no_json_form():
     with pytest.raises(TypeError, match="object has no JSON form"):
         plain(object())
+
+
+def _interrupted(out: Path, force: bool = False) -> None:
+    with results_folder(out, ["a.txt"], force=force) as folder:
+        (folder / "a.txt").write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_a_results_folder_appears_whole_or_not_at_all(tmp_path) -> None:
+    out = tmp_path / "new"
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(out)
+    assert list(tmp_path.iterdir()) == []
+    with results_folder(out, ["a.txt", "b.txt"]) as folder:
+        (folder / "a.txt").write_text("whole")
+        assert not out.exists()
+    assert [p.name for p in out.iterdir()] == ["a.txt"]
+
+
+def test_a_results_folder_spares_what_is_not_its_own(tmp_path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(UsageError, match="--force"), results_folder(tmp_path, ["a.txt"]):
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(tmp_path, force=True)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    with results_folder(tmp_path, ["a.txt"], force=True) as folder:
+        (folder / "a.txt").write_text("new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "mine.txt": "mine", "a.txt": "new",
+    }  # fmt: skip
+
+
+def test_a_results_folder_is_refused_before_any_work(tmp_path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UsageError, match="exists"):
+        require_writable(file, ["a"])
+    with pytest.raises(UsageError, match="is a file"):
+        require_writable(file / "below", ["a"])
+    require_writable(tmp_path / "not" / "yet", ["a"])
+
+
+def test_a_result_that_appears_meanwhile_is_kept(tmp_path) -> None:
+    def race() -> None:
+        with results_folder(tmp_path, ["c"]) as folder:
+            (folder / "c").write_text("ours")
+            (tmp_path / "c").write_text("theirs")
+
+    with pytest.raises(UsageError, match="exists"):
+        race()
+    assert listing(tmp_path) == ["c"]
+    assert (tmp_path / "c").read_text() == "theirs"
