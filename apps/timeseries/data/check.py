@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from apps.timeseries.data import frequency, problems
-from apps.timeseries.data.reading import read
+from apps.timeseries.data.reading import Options, read
 
 _IDS = 20
 
@@ -23,7 +23,7 @@ def check_file(path: Path | str, **options: Any) -> dict[str, Any]:
     be read at all.
     """
     options.pop("strict", None)
-    reading = read(path, deep=True, **options)
+    reading = read(path, Options(**options), deep=True)
     panel, found = reading.panel, reading.found
     lengths = np.array([len(series) for series in panel])
     freqs = Counter(series.freq for series in panel)

@@ -16,6 +16,9 @@ from apps.timeseries.data.roles import Roles
 from apps.timeseries.data.tables import Table, numbers
 from core.errors import DataError, UsageError
 
+_HOUR = 3_600_000_000_000
+_DAY = 24 * _HOUR
+
 
 def check_options(freq: str | None, tz: str | None) -> None:
     """UsageError for a frequency or a time zone that there is not."""
@@ -31,11 +34,12 @@ class Clock:
 
     times: pd.Index
     named: bool  # whether messages name the series
-    raw: pd.DatetimeIndex | None = None  # in the file's order, before sorting
     freqs: dict[str, str | None] = field(default_factory=dict)
     declared: str | None = None
-    steps: dict[str, int] = field(default_factory=dict)  # of integer clocks
     refused: set[str] = field(default_factory=set)  # series without a grid
+    merged: int = 0  # rows
+    resampled: bool = False
+    _zones: dict[bytes, str | None] = field(default_factory=dict)
 
     @property
     def numbers(self) -> np.ndarray:
@@ -81,7 +85,7 @@ class Clock:
             coarsest = min(counts, key=lambda f: _per_year(f))
             found.add(
                 "mixed-frequencies",
-                f"series of different frequencies: {listed}",
+                f"has frequency {self.freqs[odd.id]}, and most series {usual}: {listed}",
                 f"bring all to one with --freq {coarsest} --agg mean (or sum), or split the file",
                 series=odd.id,
                 count=len(counts),
@@ -91,7 +95,6 @@ class Clock:
     def _settle_steps(self, blocks: list[Rows], found: Found) -> None:
         for rows in blocks:
             step = problems.step_of(rows.times) or 1
-            self.steps[rows.id] = step
             off = np.flatnonzero((np.asarray(rows.times) - int(rows.times[0])) % step)
             if len(off):
                 self.refused.add(rows.id)
@@ -122,51 +125,33 @@ class Clock:
     def _irregular(self, rows: Rows, found: Found) -> None:
         self.refused.add(rows.id)
         clock = rows.times.unique()
-        about = {"series": rows.id if self.named else None, "first": problems.stamp(rows.times[0])}
+        id = rows.id if self.named else None
         if len(clock) < 3:
             found.add(
                 "short",
                 f"has {len(clock)} stamp{'s' * (len(clock) > 1)}, too few to tell a frequency from",
                 "declare it with --freq, or give more history",
+                series=id,
                 count=len(clock),
-                **about,
+                first=problems.stamp(clock[0]),
             )
             return
-        step = problems.step_of(clock) or 1
-        if clock.tz is None and (zone := problems.daylight_zone(self._in_file_order(rows), step)):
-            self._tell_daylight(rows, zone, step, found)
-            return
-        ns = clock.as_unit("ns").asi8
-        jumps = np.diff(ns) != step
-        first = problems.stamp(clock[int(jumps.argmax()) + 1])
-        likely = pd.Timedelta(int(np.median(np.diff(ns))), unit="ns")
-        hint = "; offsets that change need --tz" if str(clock.tz) == "UTC" else ""
+        steps = np.diff(clock.as_unit("ns").asi8)
+        usual = problems.step_of(clock) or 1
+        odd = steps % usual != 0 if (steps == usual).sum() * 2 >= len(steps) else steps != usual
+        first = problems.stamp(clock[int(odd.argmax()) + 1])
+        middle = int(np.median(steps))
+        fix = f"bring them onto a grid, for example with --freq {_example(middle)} --agg mean"
+        if str(clock.tz) == "UTC" and middle >= _DAY:
+            fix = f"if these are days of a place, name its zone with --tz; else {fix}"
         found.add(
             "irregular",
-            f"stamps follow no frequency: most steps are not alike (the middle one is {likely}), see {first}",
-            f"bring them onto a grid with, for example, --freq h --agg mean{hint}",
-            series=about["series"],
-            count=int(jumps.sum()),
+            f"stamps follow no frequency: the middle step is {_span(middle)}, the first odd one "
+            f"leads to {first}",
+            fix,
+            series=id,
+            count=int(odd.sum()),
             first=first,
-        )
-
-    def _in_file_order(self, rows: Rows) -> pd.DatetimeIndex:
-        # A wide file's order tells the two runs of a repeated hour apart; sorting mixes them.
-        return self.raw if self.raw is not None and not self.named else rows.times
-
-    def _tell_daylight(self, rows: Rows, zone: str, step: int, found: Found) -> None:
-        clock = rows.times
-        ns = clock.as_unit("ns").asi8
-        odd = np.flatnonzero(np.diff(ns) != step)
-        at = clock[int(odd[0]) + 1]
-        found.add(
-            "daylight-saving",
-            f"local time without a zone: the clock was put forward or back {_changes(clock, step)} "
-            f"times, first at {problems.stamp(at)}, as in {zone}",
-            f"give the zone with --tz {zone}",
-            series=rows.id if self.named else None,
-            count=_changes(clock, step),
-            first=problems.stamp(at),
         )
 
     def _check_declared(self, blocks: list[Rows], found: Found) -> None:
@@ -189,50 +174,56 @@ class Clock:
                 first=problems.stamp(clock[int(off.argmax())]),
             )
 
-    def repaired(self, rows: Rows, found: Found, *, agg: str | None) -> tuple[Rows, str | None]:
+    def repaired(
+        self, rows: Rows, found: Found, *, agg: str | None, fill: str
+    ) -> tuple[Rows, str | None]:
         """Rows with strictly increasing stamps, and their frequency."""
-        freq = self.freqs.get(rows.id)
+        freq = None if rows.id in self.refused else self.freqs.get(rows.id)
         id = rows.id if self.named else None
-        stamp = rows.times.asi8 if isinstance(rows.times, pd.DatetimeIndex) else np.asarray(rows.times)  # fmt: skip
-        again = np.concatenate([[False], np.diff(stamp) == 0])
+        times = rows.times
+        stamps = times.asi8 if isinstance(times, pd.DatetimeIndex) else np.asarray(times)
+        again = np.concatenate([[False], np.diff(stamps) == 0])
+        if again.any() and agg is not None:
+            self.merged += int(again.sum())
+            rows = repair.merge(rows, agg)
+            again = again[:1]
+        if (again.any() or fill == "none") and self._daylight(rows, id, found):
+            freq = None  # its gaps are explained
+        elif again.any():
+            _tell_duplicates(id, rows, again, found)
         if again.any():
-            if agg is not None:
-                rows = repair.merge(rows, agg)
-            else:
-                self._tell_duplicates(id, rows, again, found)
-                rows = rows.take(~again)
-        if self.declared is not None and agg is not None and self.dated:
-            if problems.off_grid(rows.times, self.declared).any():
-                rows = repair.resample(rows, self.declared, agg)
-        elif isinstance(rows.times, pd.DatetimeIndex) and freq is None:
-            pass
-        if not self.dated:
-            rows.times = _integer_index(rows.times)
-        return rows, freq if rows.id not in self.refused else None
+            rows = rows.take(~again)
+        onto = self.declared if agg is not None else None
+        if onto is not None and problems.off_grid(rows.times, onto).any():
+            rows = repair.resample(rows, onto, agg or "mean")
+            self.resampled = True
+        return rows, freq
 
-    def _tell_duplicates(self, id: str | None, rows: Rows, again: np.ndarray, found: Found) -> None:
-        at = int(again.argmax())
-        first = problems.stamp(rows.times[at])
-        if id is None and self.raw is not None and self.raw.tz is None:
-            step = problems.step_of(rows.times)
-            if step and (zone := problems.daylight_zone(self.raw, step)):
-                if all(p.kind != "daylight-saving" for p in found.problems):
-                    self._tell_daylight(rows, zone, step, found)
-                return
-        same = all(
-            np.array_equal(part[at - 1], part[at], equal_nan=True)
-            for part in (rows.values, rows.past, rows.known)
-        )
+    def _daylight(self, rows: Rows, id: str | None, found: Found) -> bool:
+        """Whether naive stamps lack and repeat what daylight saving does; if so, it is a problem."""
+        times = rows.times
+        if not isinstance(times, pd.DatetimeIndex) or times.tz is not None or self.resampled:
+            return False
+        key = times.asi8.tobytes()
+        if key not in self._zones:
+            self._zones[key] = problems.daylight_zone(times)
+        zone = self._zones[key]
+        if zone is None:
+            return False
+        step = problems.step_of(times) or 1
+        jumps = np.diff(times.as_unit("ns").asi8)
+        changes = int((jumps > step).sum() + (jumps == 0).sum() / max(1, _HOUR // step))
+        first = problems.stamp(times[int((jumps != step).argmax()) + 1])
         found.add(
-            "duplicates",
-            f"{int(again.sum()):,} stamps occur more than once, the first {first} "
-            f"({'with the same' if same else 'with different'} numbers)",
-            "merge them with --agg mean, sum, first or last"
-            + ("" if self.named else ", or name the series with --id"),
+            "daylight-saving",
+            f"local time without a zone: the clock was put forward or back {changes} "
+            f"time{'s' * (changes > 1)}, first about {first}, as in {zone}",
+            f"name the zone with --tz {zone}",
             series=id,
-            count=int(again.sum()),
+            count=changes,
             first=first,
         )
+        return True
 
     def grid_of(self, times: pd.Index, freq: str | None, id: str = "") -> pd.Index:
         """All stamps from the first to the last of ``times``; these where there is no grid."""
@@ -246,12 +237,39 @@ class Clock:
         return pd.RangeIndex(int(times[0]), int(times[-1]) + step, step)
 
 
-def _changes(times: pd.DatetimeIndex, step: int) -> int:
-    """How often daylight saving began or ended: runs of doubled stamps and single gaps."""
-    jumps = np.diff(times.as_unit("ns").asi8)
-    doubled = np.flatnonzero(jumps == 0)
-    runs = int((np.diff(doubled) > 2).sum()) + 1 if len(doubled) else 0
-    return int((jumps > step).sum()) + runs
+def _tell_duplicates(id: str | None, rows: Rows, again: np.ndarray, found: Found) -> None:
+    at = int(again.argmax())
+    first = problems.stamp(rows.times[at])
+    parts = (rows.values, rows.past, rows.known)
+    same = all(np.array_equal(part[at - 1], part[at], equal_nan=True) for part in parts)
+    found.add(
+        "duplicates",
+        f"{int(again.sum()):,} stamps occur more than once, the first {first} "
+        f"({'with the same' if same else 'with different'} numbers)",
+        "merge them with --agg mean, sum, first or last"
+        + (", or name the series with --id" if id is None else ""),
+        series=id,
+        count=int(again.sum()),
+        first=first,
+    )
+
+
+def _example(step: int) -> str:
+    """A frequency of about ``step`` nanoseconds, to show what a command looks like."""
+    days = step / _DAY
+    for least, freq in ((300, "YS"), (80, "QS"), (25, "MS"), (6, "W"), (0.9, "D"), (0.5 / 24, "h")):
+        if days >= least:
+            return freq
+    return "min" if step >= _HOUR // 120 else "s"
+
+
+def _span(step: int) -> str:
+    """Nanoseconds for a person."""
+    days, rest = divmod(step, _DAY)
+    clock = str(pd.Timedelta(rest, unit="ns")).removeprefix("0 days ").removesuffix(".000000000")
+    if days == 0:
+        return clock
+    return f"{days} day{'s' * (days > 1)}" + (f" {clock}" if rest else "")
 
 
 def _per_year(freq: str) -> float:
@@ -264,11 +282,13 @@ def _per_year(freq: str) -> float:
     return {"D": 365.25, "B": 261.0, "W": 52.2, "S": 24.0, "M": 12.0, "Q": 4.0, "Y": 1.0}.get(kind, 12.0) / n  # fmt: skip
 
 
-def _integer_index(times: pd.Index) -> pd.Index:
-    """A RangeIndex where the steps are even."""
+def even(times: pd.Index) -> pd.Index:
+    """A RangeIndex where an integer clock has even steps; anything else as it is."""
+    if isinstance(times, pd.DatetimeIndex):
+        return times
     found = np.asarray(times, dtype=np.int64)
     steps = np.diff(found)
-    if len(found) == 0 or (steps != steps[:1].sum()).any() or (len(steps) and steps[0] < 1):
+    if len(steps) and (steps[0] < 1 or (steps != steps[0]).any()):
         return pd.Index(found)
     step = int(steps[0]) if len(steps) else 1
     return pd.RangeIndex(int(found[0]), int(found[-1]) + step, step)
@@ -308,14 +328,10 @@ def read_clock(
                 raise UsageError(f"{table.name} has no dates, so it has no --tz; leave it out")
             return Clock(pd.Index(integers), named)
     else:
-        used = (*given.targets, *given.past, *given.known, *given.static)
-        other = roles.time_of_day(table, given.time, used)
-        if other is not None:
-            table.notes.append(f"stamps of '{given.time}' and '{other}' together")
-            values = values.astype(str) + " " + table.frame[other].astype(str)
+        if given.time_of_day is not None:
+            table.notes.append(f"stamps of '{given.time}' and '{given.time_of_day}' together")
+            values = values.astype(str) + " " + table.frame[given.time_of_day].astype(str)
         times = stamps.parse(values, where, day_first, table.notes)
-    raw = times
     if tz is not None:
         times = stamps.localise(times, codes, tz, where, table.notes)
-        raw = times
-    return Clock(times, named, raw=raw)
+    return Clock(times, named)

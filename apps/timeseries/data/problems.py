@@ -23,6 +23,7 @@ _ZONES = ("Europe/Berlin", "Europe/London", "Europe/Athens", "America/New_York",
           "America/Denver", "America/Los_Angeles", "Australia/Sydney", "America/Sao_Paulo",
           "Pacific/Auckland", "America/Santiago", "Asia/Jerusalem")  # fmt: skip
 _LISTED = 20
+_HOUR = 3_600_000_000_000
 
 
 @dataclass(frozen=True)
@@ -89,24 +90,27 @@ def stamp(value: Any) -> str:
     return (whole.strftime("%Y-%m-%d %H:%M") if whole.second == 0 and whole.microsecond == 0 else whole.isoformat(sep=" ")) + zone  # fmt: skip
 
 
-def daylight_zone(times: pd.DatetimeIndex, step: int) -> str | None:
-    """The zone whose daylight saving explains what naive ``times`` (in the file's order) lack or have twice.
+def daylight_zone(times: pd.DatetimeIndex) -> str | None:
+    """The zone whose daylight saving explains what sorted naive ``times`` lack or have twice.
 
-    ``step`` is the step of the clock in nanoseconds; None where no zone makes it regular.
+    None where no zone makes them regular, and where nothing is lacking or there twice.
     """
-    order = times if len(times) < 2 or times[0] <= times[-1] else times[::-1]
-    jumps = np.diff(order.as_unit("ns").asi8)
-    if len(order) < 3 or (jumps != step).sum() == 0 or (jumps != step).sum() > 4 + len(jumps) // 24:
+    step = step_of(times)
+    if step is None or step > _HOUR:
         return None
-    second = pd.Series(order).duplicated().to_numpy()
+    jumps = np.diff(times.as_unit("ns").asi8)
+    # No clock is put forward by more than an hour, nor more than twice a year.
+    if (jumps == step).all() or jumps.max() > step + _HOUR:
+        return None
+    second = np.concatenate([[False], jumps == 0])
+    earlier = np.ones(len(times), bool)
     for zone in _ZONES:
-        earlier = np.ones(len(order), bool)
-        summer = order.tz_localize(zone, ambiguous=earlier, nonexistent="NaT")
+        summer = times.tz_localize(zone, ambiguous=earlier, nonexistent="NaT")
         if summer.isna().any():
             continue
-        winter = order.tz_localize(zone, ambiguous=~earlier, nonexistent="NaT")
+        winter = times.tz_localize(zone, ambiguous=~earlier, nonexistent="NaT")
         found = np.where(second, winter.as_unit("ns").asi8, summer.as_unit("ns").asi8)
-        if (np.diff(found) == step).all():
+        if (np.diff(np.sort(found)) == step).all():
             return zone
     return None
 
@@ -137,10 +141,12 @@ def inspect_values(
     declared: Sequence[float],
     target: bool,
     deep: bool,
+    remedy: str = FILL,
 ) -> None:
     """Problems of the cells of ``values`` (R, columns), whose rows are at ``times``.
 
     ``declared``: sentinels that were declared; a NaN among them means that there are none.
+    ``remedy``: what helps against missing numbers.
     """
     finite = np.isfinite(values)
     search = target and not any(np.isnan(declared)) if len(declared) else target
@@ -149,7 +155,7 @@ def inspect_values(
         _sentinels(id, times, values[:, i], names[i], suspect[:, i], found)
     if not finite.all():
         for i in map(int, np.flatnonzero(~finite.all(0))):
-            _absent(id, times, values[:, i], names[i], found)
+            _absent(id, times, values[:, i], names[i], found, remedy)
     if target and len(values) > 1:
         low = np.where(finite, values, np.inf).min(0)
         high = np.where(finite, values, -np.inf).max(0)
@@ -167,7 +173,7 @@ def inspect_values(
         _outliers(id, times, np.where(finite & ~suspect, values, np.nan), names, found)
 
 
-def _absent(id: str | None, times: pd.Index, column: np.ndarray, name: str, found: Found) -> None:
+def _absent(id: str | None, times: pd.Index, column: np.ndarray, name: str, found: Found, remedy: str) -> None:  # fmt: skip
     about: dict[str, Any] = {"series": id, "column": name}
     infinite, missing = np.isinf(column), np.isnan(column)
     if infinite.any():
@@ -185,7 +191,7 @@ def _absent(id: str | None, times: pd.Index, column: np.ndarray, name: str, foun
     elif missing.any():
         first = stamp(times[int(missing.argmax())])
         # Nothing comes before a leading gap that it could be filled with.
-        fix = "leave it out, or cut the file's beginning" if missing[0] else FILL
+        fix = "leave it out, or cut the file's beginning" if missing[0] else remedy
         found.add(
             "missing",
             f"{int(missing.sum()):,} missing numbers, the first at {first}",

@@ -1,23 +1,22 @@
 """From a file to a panel: the one way into this application.
 
-table (``tables``) -> roles of columns (``roles``) -> stamps (``stamps``) -> rows grouped by series
+table (``tables``) -> roles of columns (``roles``) -> stamps (``clocks``) -> rows grouped by series
 -> repairs that were asked for (``repair``) -> problems (``problems``) -> ``Panel``.
 
 Rows are sorted and grouped once and series are slices of the result: 1,000 series of 1,000 stamps
-take about three seconds and no memory per series.  What is done without being asked is harmless and
-a note: rows are sorted; rows without any target at the beginning of a series are left out, and those
-at its end are its future, F stamps with the known covariates.
+take two seconds, and 1,000 series of memory no more than one of the same rows.  What is done without
+being asked is harmless and a note: rows are sorted; rows without any target at the beginning of a
+series are left out, and those at its end are its future, F stamps with the known covariates.
 
 Text covariates become columns of 0 and 1 (``roles.encode``), static ones among them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,10 +27,52 @@ from apps.timeseries.data.panel import Panel, Series
 from apps.timeseries.data.problems import Found
 from apps.timeseries.data.repair import Rows
 from apps.timeseries.data.roles import Roles
-from apps.timeseries.data.tables import Table, column, digest_of, numbers, read_table
+from apps.timeseries.data.tables import Table, digest_of, numbers, read_table
 from core.errors import DataError, UsageError
 
 MAX_SERIES = 200_000
+"""A file that names more series is split, or has the wrong column for their names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to read a file: see ``read_panel``."""
+
+    layout: str = "auto"
+    time: str | None = None
+    id: str | None = None
+    targets: Sequence[str] | None = None
+    past: Sequence[str] | None = None
+    known: Sequence[str] | None = None
+    static: Sequence[str] | None = None
+    freq: str | None = None
+    tz: str | None = None
+    decimal: str | None = None
+    day_first: bool | None = None
+    encoding: str | None = None
+    sheet: str | None = None
+    fill: str = "none"
+    agg: str | None = None
+    max_gap: int | None = None
+    sentinels: Sequence[float] | None = None
+    multivariate: bool = False
+
+    def __post_init__(self) -> None:
+        repair.check_options(self.fill, self.agg, self.max_gap)
+        clocks.check_options(self.freq, self.tz)
+
+    @property
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        """The columns that were named, by role."""
+        names = ("targets", "past", "known", "static")
+        return {name: tuple(getattr(self, name) or ()) for name in names}
+
+    def is_id(self, name: str) -> bool:
+        """Whether the column called ``name`` may name series: it is read as text."""
+        if name == self.id:
+            return True
+        named = {one for columns in self.roles.values() for one in columns}
+        return name.lower() in roles.ID_NAMES and name not in named and name != self.time
 
 
 @dataclass(frozen=True)
@@ -84,92 +125,55 @@ def read_panel(
     the option that repairs it.  Without it gaps and missing numbers stay, and only the first row of
     a repeated stamp.
     """
-    reading = read(
-        path,
-        layout=layout,
-        time=time,
-        id=id,
-        targets=targets,
-        past=past,
-        known=known,
-        static=static,
-        freq=freq,
-        tz=tz,
-        decimal=decimal,
-        day_first=day_first,
-        encoding=encoding,
-        sheet=sheet,
-        fill=fill,
-        agg=agg,
-        max_gap=max_gap,
-        sentinels=sentinels,
-        multivariate=multivariate,
-    )
+    options = Options(
+        layout=layout, time=time, id=id, targets=targets, past=past, known=known, static=static,
+        freq=freq, tz=tz, decimal=decimal, day_first=day_first, encoding=encoding, sheet=sheet,
+        fill=fill, agg=agg, max_gap=max_gap, sentinels=sentinels, multivariate=multivariate,
+    )  # fmt: skip
+    reading = read(path, options)
     if strict and (errors := reading.found.errors()):
-        first, more = errors[0], len({p.kind for p in errors}) - 1
+        first, more = errors[0], len({problem.kind for problem in errors}) - 1
         others = f" ({more} other {'kind' if more == 1 else 'kinds'} of problem: run check)"
         raise DataError(f"{reading.panel.source}: {first.text()}" + (others if more else ""))
     return reading.panel
 
 
-def read(
-    path: Path | str | pd.DataFrame,
-    *,
-    layout: str = "auto",
-    time: str | None = None,
-    id: str | None = None,
-    targets: Sequence[str] | None = None,
-    past: Sequence[str] | None = None,
-    known: Sequence[str] | None = None,
-    static: Sequence[str] | None = None,
-    freq: str | None = None,
-    tz: str | None = None,
-    decimal: str | None = None,
-    day_first: bool | None = None,
-    encoding: str | None = None,
-    sheet: str | None = None,
-    fill: str = "none",
-    agg: str | None = None,
-    max_gap: int | None = None,
-    sentinels: Sequence[float] | None = None,
-    multivariate: bool = False,
-    deep: bool = False,
-) -> Reading:
-    """As ``read_panel`` without ``strict``, and what was found; ``deep``: look for outliers, too."""
-    repair.check_options(fill, agg, max_gap)
-    clocks.check_options(freq, tz)
-    named = [tuple(wanted or ()) for wanted in (targets, past, known, static)]
-    texts = {*roles.ID_NAMES, *([id] if id else [])} - {name for names in named for name in names}
+def read(path: Path | str | pd.DataFrame, options: Options, deep: bool = False) -> Reading:
+    """The panel of a file, and what was found; ``deep``: look for outliers and copies, too.
+
+    Raises as ``read_panel`` without ``strict``.
+    """
     if isinstance(path, pd.DataFrame):
         frame = path.copy(deep=False)
         frame.columns = [str(name) for name in frame.columns]
-        table = Table(frame, "data frame", digest_of(frame))
+        table = Table(frame, "data frame", digest_of(frame), options.decimal or ".")
+        if len(frame) == 0:
+            raise DataError("the data frame has no rows; add some")
     else:
-        table = read_table(path, text=texts, decimal=decimal, encoding=encoding, sheet=sheet)
+        table = read_table(
+            path,
+            text=options.is_id,
+            decimal=options.decimal,
+            encoding=options.encoding,
+            sheet=options.sheet,
+        )
     given = roles.assign(
-        table, layout=layout, time=time, id=id, targets=named[0], past=named[1], known=named[2],
-        static=named[3],
-    )  # fmt: skip
-    if multivariate and given.layout == "wide":
+        table, layout=options.layout, time=options.time, id=options.id, **options.roles
+    )
+    if options.multivariate and given.layout == "wide":
         raise UsageError(f"{table.name}: --multivariate is for long files; this one is wide")
     table.notes.insert(0, given.note())
     found = Found()
     codes, ids = _series(table, given.id)
-    clock = clocks.read_clock(table, given, codes, day_first=day_first, tz=tz)
+    clock = clocks.read_clock(table, given, codes, day_first=options.day_first, tz=options.tz)
     columns = _columns(table, given, found)
-    blocks = _sorted_blocks(table, clock, codes, ids, columns, sentinels)
-    clock.settle(blocks, table, found, freq=freq, agg=agg)
-    series, filled = [], 0
-    for block in blocks:
-        one, count = _series_of(block, clock, found, fill, agg, max_gap, sentinels, columns, deep)
-        filled += count
-        if one is not None:
-            series.append(one)
-    if filled:
-        table.notes.append(f"{filled:,} numbers filled ({fill})")
+    blocks = _blocks(table, clock, codes, ids, columns, tuple(options.sentinels or ()))
+    clock.settle(blocks, table, found, freq=options.freq, agg=options.agg)
+    assembly = _Assembly(clock, found, options, columns.names, deep)
+    series = [one for rows in blocks if (one := assembly.series(rows)) is not None]
     if not series:
         raise DataError(f"{table.name}: no series has a number to forecast")
-    _note_futures(series, blocks, table, columns)
+    table.notes += assembly.notes(series)
     panel = Panel(
         series=tuple(series),
         targets=tuple(columns.names["values"]),
@@ -182,8 +186,8 @@ def read(
         sha256=table.sha256,
         notes=tuple(table.notes),
     )
-    if multivariate:
-        panel = _as_variates(panel, found)
+    if options.multivariate:
+        panel = _as_variates(panel)
     return Reading(panel, given, found, len(table.frame))
 
 
@@ -199,17 +203,20 @@ def _series(table: Table, id: str | None) -> tuple[np.ndarray, list[str]]:
     """The number of each row's series, and the series' names in the order of the file."""
     if id is None:
         return np.zeros(len(table.frame), np.intp), [table.name.partition(".")[0]]
-    codes, unique = pd.factorize(table.frame[column(table.frame, id, table.name, "--id")])
-    if (codes < 0).any():
+    codes, unique = pd.factorize(table.frame[id])
+    names = [str(name).strip() for name in unique]
+    nameless = (codes < 0) | np.isin(codes, [i for i, name in enumerate(names) if not name])
+    if nameless.any():
+        row = int(nameless.argmax()) + 1
+        raise DataError(f"{table.name}: row {row} names no series in '{id}'; fill it in")
+    if len(names) > MAX_SERIES:
         raise DataError(
-            f"{table.name}: row {int((codes < 0).argmax()) + 1} names no series in '{id}'; fill it in"
-        )
-    if len(unique) > MAX_SERIES:
-        raise DataError(
-            f"{table.name}: '{id}' names {len(unique):,} series, more than {MAX_SERIES:,}; is it the "
+            f"{table.name}: '{id}' names {len(names):,} series, more than {MAX_SERIES:,}; is it the "
             "right --id? Else split the file"
         )
-    return codes, [str(name) for name in unique]
+    if len(set(names)) < len(names):  # 'a' and 'a '
+        codes, names = pd.factorize(np.asarray(names, object)[codes])[0], list(dict.fromkeys(names))
+    return codes, names
 
 
 def _columns(table: Table, given: Roles, found: Found) -> _Columns:
@@ -232,180 +239,206 @@ def _columns(table: Table, given: Roles, found: Found) -> _Columns:
                 row = int(wrong.argmax())
                 found.add(
                     "not-a-number",
-                    f"{int(wrong.sum()):,} cells are no numbers, the first '{table.frame[name].iloc[row]}' in row {row + 1}",
-                    "correct them, leave them empty and use --fill, or leave the column out",
+                    f"{int(wrong.sum()):,} cells are no numbers, the first "
+                    f"'{table.frame[name].iloc[row]}' in row {row + 1}",
+                    "correct them, or leave them empty and use --fill, or leave the column out",
                     column=name,
                     count=int(wrong.sum()),
                     first=f"row {row + 1}",
                 )
         names[role] = named
-        # Wide tables have more columns than rows are long: one pass, columns into a matrix.
         arrays[role] = np.column_stack(columns) if columns else np.empty((len(table.frame), 0))
     return _Columns(arrays, names)
 
 
-def _sorted_blocks(
+def _blocks(
     table: Table,
     clock: Clock,
     codes: np.ndarray,
     ids: list[str],
     columns: _Columns,
-    sentinels: Sequence[float] | None,
+    sentinels: tuple[float, ...],
 ) -> list[Rows]:
-    """The rows of each series in the order of its clock."""
-    stamp = clock.numbers
-    step_back = (np.diff(stamp) < 0) & (np.diff(codes) == 0)
-    if step_back.any():
-        row = int(step_back.argmax()) + 2
+    """The rows of each series in the order of its clock, as slices of the same arrays."""
+    stamps = clock.numbers
+    back = (np.diff(stamps) < 0) & (np.diff(codes) == 0)
+    if back.any():
+        row = int(back.argmax()) + 2
         table.notes.append(f"rows were not in the order of time (row {row} is the first): sorted")
-    arrays = {
-        role: repair.without_sentinels(part, tuple(sentinels or ())) if role != "static" else part
-        for role, part in columns.arrays.items()
-    }
+    arrays = dict(columns.arrays)
+    for role in ("values", "past", "known"):
+        arrays[role] = repair.without_sentinels(arrays[role], sentinels)
     times = clock.times
-    if step_back.any() or (np.diff(codes) < 0).any():
-        order = np.lexsort((stamp, codes))
+    if back.any() or (np.diff(codes) < 0).any():
+        order = np.lexsort((stamps, codes))
         arrays = {role: part[order] for role, part in arrays.items()}
-        times, codes = times[order], codes[order]
+        times = times[order]
     edges = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(ids)))])
     blocks = []
     for i, name in enumerate(ids):
-        rows = slice(edges[i], edges[i + 1])
+        at = slice(edges[i], edges[i + 1])
         blocks.append(
             Rows(
                 id=name,
-                times=times[rows],
-                values=arrays["values"][rows],
-                past=arrays["past"][rows],
-                known=arrays["known"][rows],
-                static=dict.fromkeys(columns.names["static"]),
+                times=times[at],
+                values=arrays["values"][at],
+                past=arrays["past"][at],
+                known=arrays["known"][at],
+                static=_static(table, name, arrays["static"][at], columns.names["static"]),
             )
         )
-        for j, label in enumerate(columns.names["static"]):
-            seen = arrays["static"][rows, j]
-            seen = seen[~np.isnan(seen)]
-            if len(seen) and (seen != seen[0]).any():
-                raise DataError(
-                    f"{table.name}: series '{name}': static column '{label}' changes from "
-                    f"{seen[0]:g} to {seen[seen != seen[0]][0]:g}; name it with --past or --known"
-                )
-            if len(seen) == 0:
-                raise DataError(
-                    f"{table.name}: series '{name}': static column '{label}' has no value; fill it in"
-                )
-            blocks[-1].static[label] = float(seen[0])
     return blocks
 
 
-def _series_of(
-    rows: Rows,
-    clock: Clock,
-    found: Found,
-    fill: str,
-    agg: str | None,
-    max_gap: int | None,
-    sentinels: Sequence[float] | None,
-    columns: _Columns,
-    deep: bool,
-) -> tuple[Series | None, int]:
-    """One series after the repairs, and how many numbers were filled. None: it has no value."""
-    id = rows.id if clock.named else None
-    rows, freq = clock.repaired(rows, found, agg=agg)
-    seen = ~np.isnan(rows.values).all(1)
-    if not seen.any():
-        found.add("empty", "has no number to forecast", "leave it out", series=id)
-        return None, 0
-    # Where nothing is known ahead, what follows the last number is nothing at all.
-    first, last = int(seen.argmax()), len(seen) - int(seen[::-1].argmax())
-    rows = rows.take(slice(first, len(seen) if rows.known.shape[1] else last))
-    T, count = last - first, 0
-    grid = clock.grid_of(rows.times, freq)
-    if fill != "none":
-        observed = rows.times[T - 1]
-        rows = repair.complete(rows, grid)
-        T = int(rows.times.get_loc(observed)) + 1
-        rows, count = repair.fill_rows(rows, fill, freq, max_gap, T)
-    else:
-        problems.find_gaps(id, rows.times, grid, found)
-    declared, future = tuple(sentinels or ()), rows.known[T:]
-    for part, names, target in (
-        (rows.values[:T], columns.names["values"], True),
-        (rows.past[:T], columns.names["past"], False),
-        (rows.known[:T], columns.names["known"], False),
-    ):
-        problems.inspect_values(id, rows.times, part, names, found, declared, target, deep)
-    if len(future) and not np.isfinite(future).all():
-        row, at = (int(i[0]) for i in np.nonzero(~np.isfinite(future)))
-        found.add(
-            "missing",
-            f"known ahead, but missing at {problems.stamp(rows.times[T + row])}",
-            "fill it in or remove the rows that follow",
-            series=id,
-            column=columns.names["known"][at],
-            first=problems.stamp(rows.times[T + row]),
-        )
-    if T < 3:
-        found.add(
-            "short",
-            f"has {T} row{'s' * (T > 1)}",
-            "leave it out or give more history",
-            series=id,
-            count=T,
-            level="error" if not clock.named else "warning",
-        )
-    if deep:
-        problems.find_copies(id, rows.values[:T], columns.names["values"], rows.known, columns.names["known"], found)  # fmt: skip
-    return Series(rows.id, rows.times, rows.values[:T], rows.past[:T], rows.known, rows.static, freq), count  # fmt: skip
+def _static(table: Table, id: str, values: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """The one number of each static column (R, columns) of a series."""
+    found: dict[str, Any] = {}
+    for name, column in zip(names, values.T):
+        seen = column[~np.isnan(column)]
+        where = f"{table.name}: series '{id}': static column '{name}'"
+        if len(seen) == 0:
+            raise DataError(f"{where} has no value; fill it in")
+        if (other := seen[seen != seen[0]]).size:
+            raise DataError(
+                f"{where} changes from {seen[0]:g} to {other[0]:g}; name it with --past or --known"
+            )
+        found[name] = float(seen[0])
+    return found
 
 
-def _note_futures(series: list[Series], blocks: list[Rows], table: Table, columns: _Columns) -> None:  # fmt: skip
-    ahead = Counter(len(s.times) - len(s) for s in series)
-    if columns.names["known"]:
-        longest = max(ahead)
-        table.notes.append(f"covariates known for {longest} stamps after the last observed one")
-    first = {rows.id: rows for rows in blocks}
-    trimmed = sum(max(0, int(np.isnan(first[s.id].values).all(1).sum())) for s in series)
-    if trimmed and not columns.names["known"]:
-        kept = sum(int(np.isnan(s.values).all(1).sum()) for s in series)
-        if trimmed > kept:
-            table.notes.append("rows without a number at the beginning or end of series left out")
+@dataclass
+class _Assembly:
+    """From the rows of a series to the series: repairs, and what remains to be said."""
+
+    clock: Clock
+    found: Found
+    options: Options
+    names: dict[str, list[str]]
+    deep: bool
+    filled: int = 0
+    trimmed: int = 0
+
+    def series(self, rows: Rows) -> Series | None:
+        """None where it has no value."""
+        options, found = self.options, self.found
+        id = rows.id if self.clock.named else None
+        rows, freq = self.clock.repaired(rows, found, agg=options.agg, fill=options.fill)
+        seen = ~np.isnan(rows.values).all(1)
+        if not seen.any():
+            found.add("empty", "has no number to forecast", "leave it out", series=id)
+            return None
+        # Where nothing is known ahead, what follows the last number is nothing at all.
+        first, last = int(seen.argmax()), len(seen) - int(seen[::-1].argmax())
+        end = len(seen) if rows.known.shape[1] else last
+        self.trimmed += first + len(seen) - end
+        rows = rows.take(slice(first, end))
+        T, remedy = last - first, problems.FILL
+        grid = self.clock.grid_of(rows.times, freq, rows.id)
+        if options.fill == "none":
+            problems.find_gaps(id, rows.times, grid, found)
+        else:
+            latest = rows.times[T - 1]
+            rows = repair.complete(rows, grid)
+            T = int(rows.times.get_loc(latest)) + 1
+            rows, count = repair.fill_rows(rows, options.fill, freq, options.max_gap, T)
+            self.filled += count
+            remedy = "--fill seasonal finds nothing a season before; use another --fill"
+            if options.max_gap is not None:
+                remedy = f"it is more than --max-gap {options.max_gap} in a row; allow more, or cut the file"
+            elif options.fill != "seasonal":
+                remedy = f"--fill {options.fill} has nothing to go on from; cut the file"
+        self._inspect(id, rows, T, remedy)
+        if T < 3:
+            found.add(
+                "short",
+                f"has {T} row{'s' * (T > 1)}",
+                "give more history" + (", or leave it out" if id is not None else ""),
+                series=id,
+                count=T,
+                level="warning" if self.clock.named else "error",
+            )
+        times = clocks.even(rows.times)
+        return Series(rows.id, times, rows.values[:T], rows.past[:T], rows.known, rows.static, freq)
+
+    def _inspect(self, id: str | None, rows: Rows, T: int, remedy: str) -> None:
+        found, declared = self.found, tuple(self.options.sentinels or ())
+        for role in ("values", "past", "known"):
+            part, names = getattr(rows, role)[:T], self.names[role]
+            target = role == "values"
+            problems.inspect_values(
+                id, rows.times, part, names, found, declared, target, self.deep, remedy
+            )
+        if len(absent := np.argwhere(~np.isfinite(rows.known[T:]))):
+            row, column = map(int, absent[0])
+            place = problems.stamp(rows.times[T + row])
+            found.add(
+                "missing",
+                f"is known ahead, but missing at {place}, after the last target",
+                "fill it in or remove the rows that follow",
+                series=id,
+                column=self.names["known"][column],
+                count=len(absent),
+                first=place,
+            )
+        if self.deep:
+            targets, known = self.names["values"], self.names["known"]
+            problems.find_copies(id, rows.values[:T], targets, rows.known, known, found)
+
+    def notes(self, series: list[Series]) -> list[str]:
+        """What was done, for a person."""
+        notes = []
+        if self.options.agg is not None and self.clock.merged:
+            notes.append(
+                f"{self.clock.merged:,} rows of repeated stamps merged ({self.options.agg})"
+            )
+        if self.clock.resampled:
+            notes.append(
+                f"rows brought onto {self.clock.declared} ({self.options.agg}); the first and the last "
+                "of each series may stand for less than a whole step"
+            )
+        if self.filled:
+            notes.append(f"{self.filled:,} missing numbers filled ({self.options.fill})")
+        if self.trimmed:
+            notes.append(f"{self.trimmed:,} rows without a target at the ends of series left out")
+        if self.names["known"]:
+            ahead = max(len(one.times) - len(one) for one in series)
+            notes.append(f"covariates are known for {ahead} stamps after the last observed one")
+        still = [p for p in self.found.problems if p.kind == "constant"]
+        if still:
+            names = list(dict.fromkeys(p.column if p.series is None else p.series for p in still))
+            notes.append(f"always the same number: {roles.listed([str(name) for name in names])}")
+        return notes
 
 
-def _as_variates(panel: Panel, found: Found) -> Panel:
+def _as_variates(panel: Panel) -> Panel:
     """The series of a long file as targets of one, which they all must have the same stamps for."""
     first = panel.series[0]
     for other in panel.series[1:]:
-        if not other.observed.equals(first.observed):
-            start = max(s.times[0] for s in panel)
-            end = min(s.observed[-1] for s in panel)
+        if not other.times.equals(first.times) or len(other) != len(first):
+            start = max(one.times[0] for one in panel)
+            end = min(one.observed[-1] for one in panel)
             raise DataError(
                 f"{panel.source}: series '{other.id}' has other stamps than '{first.id}', and variates "
                 f"share one clock; cut the file to {problems.stamp(start)} - {problems.stamp(end)}, or "
                 "leave out --multivariate"
             )
-        same = other.known.shape == first.known.shape and np.array_equal(other.known, first.known, equal_nan=True)  # fmt: skip
-        if panel.past_names or not same:
+        if panel.past_names or not np.array_equal(other.known, first.known, equal_nan=True):
             raise UsageError(
-                f"{panel.source}: with --multivariate all series must share one known covariate, and "
-                "have none of the past; leave them out"
+                f"{panel.source}: with --multivariate all series must have the same known covariates "
+                "and none of the past; leave them out"
             )
-    one = Series(
+    one = replace(
+        first,
         id=panel.source.partition(".")[0],
-        times=first.times,
-        values=np.concatenate([s.values for s in panel], 1),
-        past=np.empty((len(first), 0)),
-        known=first.known,
-        freq=first.freq,
+        values=np.concatenate([one.values for one in panel], 1),
+        static={},
     )
-    names = tuple(name for s in panel for name in panel.names(s))
-    note = f"{len(panel)} series as {len(names)} targets of one"
-    return Panel(
+    names = tuple(name for one in panel for name in panel.names(one))
+    return replace(
+        panel,
         series=(one,),
         targets=names,
-        known_names=panel.known_names,
+        static_names=(),
         layout="wide",
-        time_name=panel.time_name,
-        source=panel.source,
-        sha256=panel.sha256,
-        notes=(*panel.notes, note),
+        notes=(*panel.notes, f"{len(panel)} series as {len(names)} targets of one"),
     )

@@ -41,6 +41,7 @@ class Roles:
     known: tuple[str, ...]
     static: tuple[str, ...]
     left_out: tuple[str, ...]
+    time_of_day: str | None = None  # in a column of its own, beside one of dates
 
     def mapping(self) -> dict[str, Any]:
         """For a machine."""
@@ -115,7 +116,8 @@ def assign(
         raise UsageError(f"column '{twice[0]}' is given two roles; give it one")
     if time is None:
         time = _find_time(table, set(named))
-    used = {*named, time}
+    hour = None if time is None else _time_of_day(table, time, named)
+    used = {*named, time, hour}
     if id is None and layout != "wide":
         id = _find_id(table, used, time)
     if layout == "long" and id is None:
@@ -130,10 +132,21 @@ def assign(
         targets = _find_targets(table, others, found, bool(past or known or static))
     left_out = tuple(one for one in others if one not in targets)
     if left_out:
-        hint = "" if found == "wide" else " (--target, --past, --known or --static uses them)"
+        text = any(is_category(table.frame[one], table.decimal) for one in left_out)
+        hint = " (--target, --past, --known or --static uses them)"
+        if found == "wide":
+            hint = " (--past or --known encodes text)" if text else ""
         table.notes.append(f"columns left out: {listed(left_out)}{hint}")
     return Roles(
-        found, time, id, tuple(targets), tuple(past), tuple(known), tuple(static), left_out
+        layout=found,
+        time=time,
+        id=id,
+        targets=tuple(targets),
+        past=tuple(past),
+        known=tuple(known),
+        static=tuple(static),
+        left_out=left_out,
+        time_of_day=hour,
     )
 
 
@@ -170,13 +183,13 @@ def _all_match(values: pd.Series, pattern: re.Pattern[str]) -> bool:
     return len(sample) > 0 and bool(sample.astype(str).str.strip().str.fullmatch(pattern.pattern).all())  # fmt: skip
 
 
-def time_of_day(table: Table, roles_time: str, used: Sequence[str]) -> str | None:
+def _time_of_day(table: Table, time: str, used: Sequence[str]) -> str | None:
     """The column of the time of day, where the column of stamps has dates only."""
     frame = table.frame
     for one in map(str, frame.columns):
-        if one.lower() in ("time", "hour", "uhrzeit") and one != roles_time and one not in used:
+        if one.lower() in ("time", "hour", "uhrzeit") and one != time and one not in used:
             values = frame[one]
-            dates = frame[roles_time].head(1000).astype(str)
+            dates = frame[time].head(1000).astype(str)
             if is_text(values) and _all_match(values, _TIME_OF_DAY) and not dates.str.contains(":").any():  # fmt: skip
                 return one
     return None
@@ -206,7 +219,10 @@ def _find_targets(table: Table, others: list[str], layout: str, told: bool) -> l
         values = frame[one]
         if types.is_datetime64_any_dtype(values.dtype) or is_category(values, table.decimal):
             continue
-        if re.fullmatch(r"Unnamed: \d+", one) and (values.isna().all() or _counts_rows(values)):
+        unnamed = re.fullmatch(r"Unnamed: \d+", one) is not None
+        if unnamed and values.isna().all():
+            continue
+        if (unnamed or one.lower() in ID_NAMES) and _counts_rows(values, table.decimal):
             continue
         usable.append(one)
     if not usable:
@@ -228,11 +244,9 @@ def _find_targets(table: Table, others: list[str], layout: str, told: bool) -> l
     )
 
 
-def _counts_rows(values: pd.Series) -> bool:
+def _counts_rows(values: pd.Series, decimal: str) -> bool:
     """0, 1, 2, ... or 1, 2, 3, ...: the row numbers that tables are often saved with."""
-    if not types.is_integer_dtype(values.dtype):
-        return False
-    found = values.to_numpy()
+    found, _ = numbers(values, decimal)
     return bool(found[0] in (0, 1) and (np.diff(found) == 1).all())
 
 

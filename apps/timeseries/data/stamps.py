@@ -148,7 +148,7 @@ def _zoned(wall: pd.DatetimeIndex, zone: pd.Series | None, where: str, notes: li
     times = (wall - pd.to_timedelta(offset, unit="min")).tz_localize("UTC").as_unit("us")
     if len(set(minutes.values())) > 1:
         listed = ", ".join(sorted(map(str, found))[:4])
-        notes.append(f"UTC offsets change ({listed}): kept as UTC; --tz gives the place's clock")
+        notes.append(f"UTC offsets change ({listed}): read as UTC")
         return times
     only = next(iter(minutes.values()))
     return times.tz_convert(pd.Timestamp(0, tz="UTC").tz if only == 0 else _fixed(only))

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import re
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,12 +50,12 @@ class Table:
 def read_table(
     path: Path | str,
     *,
-    text: Collection[str] = (),
+    text: Callable[[str], bool] = lambda name: False,
     decimal: str | None = None,
     encoding: str | None = None,
     sheet: str | None = None,
 ) -> Table:
-    """The table in a file; columns named in ``text`` stay text (``007`` is no number).
+    """The table in a file; columns whose name is ``text`` stay text (``007`` is no number).
 
     Raises DataError for a file that is missing, empty, too large, of another kind, or without a
     header row, and UsageError for options that do not fit the file.
@@ -120,7 +120,7 @@ def _parquet(path: Path, name: str) -> Table:
     return Table(frame, name, sha256(path), notes=["Parquet"])
 
 
-def _excel(path: Path, name: str, sheet: str | None, text: Collection[str]) -> Table:
+def _excel(path: Path, name: str, sheet: str | None, text: Callable[[str], bool]) -> Table:
     notes = ["Excel"]
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
@@ -129,11 +129,13 @@ def _excel(path: Path, name: str, sheet: str | None, text: Collection[str]) -> T
                 raise UsageError(f"{name} has no sheet '{sheet}'; it has {', '.join(names)}")
             if sheet is None and len(names) > 1:
                 notes.append(f"sheet '{names[0]}', the first of {len(names)} (--sheet)")
+            header = book.parse(sheet or names[0], nrows=0).columns
+            texts = [name for name in header if text(str(name).strip())]
             frame = book.parse(
                 sheet or names[0],
-                dtype=dict.fromkeys(text, str),
+                dtype=dict.fromkeys(texts, str),
                 keep_default_na=False,
-                na_values=list(MISSING),
+                na_values={name: list(MISSING) for name in header if name not in texts},
             )
     except UsageError:
         raise
@@ -150,11 +152,11 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield stream  # type: ignore[misc]
 
 
-def _survey(path: Path, name: str, encoding: str | None) -> tuple[str, list[str]]:
-    """The encoding, with notes. Reads the whole file once, a block at a time."""
+def _survey(path: Path, name: str, encoding: str | None) -> tuple[str, int, list[str]]:
+    """The encoding, the number of lines, and notes. Reads the whole file once, a block at a time."""
     notes: list[str] = []
     decoder = codecs.getincrementaldecoder("utf-8")()
-    found, size = "utf-8", 0
+    found, size, lines = "utf-8", 0, 0
     try:
         with _opened(path) as stream:
             while block := stream.read(_BLOCK):
@@ -169,6 +171,7 @@ def _survey(path: Path, name: str, encoding: str | None) -> tuple[str, list[str]
                             f"{name} is not text; if it is Excel or Parquet, name it .xlsx or .parquet"
                         )
                 size += len(block)
+                lines += block.count(b"\n")
                 if size > MAX_BYTES:
                     raise DataError(
                         f"{name} holds more than {MAX_BYTES >> 30} GiB of text; split it, or save "
@@ -188,10 +191,10 @@ def _survey(path: Path, name: str, encoding: str | None) -> tuple[str, list[str]
         raise DataError(f"{name} cannot be read ({error}); is it complete?") from error
     if encoding is not None:
         try:
-            return codecs.lookup(encoding).name, [f"encoding {encoding}"]
+            return codecs.lookup(encoding).name, lines, [f"encoding {encoding}"]
         except LookupError as error:
             raise UsageError(f"encoding '{encoding}' is unknown; try utf-8 or latin-1") from error
-    return found, notes
+    return found, lines, notes
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -234,8 +237,8 @@ def _decimal(rows: list[list[str]], mark: str, name: str) -> str:
     return ","
 
 
-def _csv(path: Path, name: str, text: Collection[str], decimal: str | None, encoding: str | None) -> Table:  # fmt: skip
-    found, notes = _survey(path, name, encoding)
+def _csv(path: Path, name: str, text: Callable[[str], bool], decimal: str | None, encoding: str | None) -> Table:  # fmt: skip
+    found, count, notes = _survey(path, name, encoding)
     digest = sha256(path)
     try:
         with _opened(path) as stream:
@@ -253,19 +256,20 @@ def _csv(path: Path, name: str, text: Collection[str], decimal: str | None, enco
     rows = [row for row in csv.reader(lines, delimiter=mark) if row]
     header = [cell.strip() for cell in rows[0]]
     _check_header(header, rows, name)
+    _bounded(name, count, len(header))
     given = decimal
     decimal = decimal or _decimal(rows[1:], mark, name)
     if decimal == ",":
         notes.append("decimal comma" + ("" if given else " (--decimal)"))
     # Ids such as NA (Namibia) are no missing values, nor is 007 a number.
-    missing = {column: list(MISSING) for column in rows[0] if column.strip() not in text}
+    missing = {column: list(MISSING) for column in rows[0] if not text(column.strip())}
     try:
         with _opened(path) as stream:
             frame = pd.read_csv(
                 stream,
                 sep=mark,
                 encoding=found,
-                dtype=str if decimal == "," else {c: str for c in rows[0] if c.strip() in text},
+                dtype=str if decimal == "," else {c: str for c in rows[0] if text(c.strip())},
                 keep_default_na=False,
                 na_values=missing,
                 skipinitialspace=True,
