@@ -137,20 +137,22 @@ def backtest(
 
 
 def read(data: str | Path | Panel, models: Sequence[Any], reading: dict[str, Any]) -> Panel:
-    """A panel as it is, or a file read with the columns that a given model folder names."""
+    """A panel as it is or a file read; with a model folder among ``models``, that model's columns."""
+    from apps.timeseries.matching import match, reading_options
+    from apps.timeseries.store import load
+
+    folders = (r for r in models if isinstance(r, str | Path) and kind_of(r) == "folder")
+    spec = next((load(ref).spec.data for ref in folders), None)
     if isinstance(data, Panel):
         if reading:
             raise UsageError(f"{', '.join(reading)}: for files; the panel is read already")
-        return data
-    from apps.timeseries.data.reading import read_panel
-    from apps.timeseries.matching import reading_options
-    from apps.timeseries.store import load
+        panel = data
+    else:
+        from apps.timeseries.data.reading import read_panel
 
-    for ref in models:
-        if isinstance(ref, str | Path) and kind_of(ref) == "folder":
-            spec = load(ref).spec.data
-            return read_panel(Path(data), **reading_options(spec, _given(reading)))
-    return read_panel(Path(data), **reading)
+        options = reading_options(spec, _given(reading)) if spec else reading
+        panel = read_panel(Path(data), **options)
+    return match(panel, spec) if spec else panel
 
 
 def kind_of(ref: str | Path) -> str:
@@ -166,15 +168,20 @@ def kind_of(ref: str | Path) -> str:
 def write(result: Backtest, folder: Path, force: bool = False) -> None:
     """Write the three files, whole or not at all. UsageError where one exists."""
     with results_folder(folder, FILES, force=force) as temporary:
-        result.frame.to_csv(
-            temporary / CSV,
-            index=False,
-            float_format="%.10g",
-            date_format=_date_format(result.frame),
-            lineterminator="\n",
-        )
+        write_frame(temporary / CSV, result.frame)
         write_json(temporary / JSON, result.report)
         write_text(temporary / MARKDOWN, markdown(result.report))
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """A long frame as CSV, stamps without a time of day where all are midnight."""
+    frame.to_csv(
+        path,
+        index=False,
+        float_format="%.10g",
+        date_format=_date_format(frame),
+        lineterminator="\n",
+    )
 
 
 def print_report(result: Backtest) -> None:
@@ -205,7 +212,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """report.md: the same for reading later, with errors by step ahead."""
     header, rows = _table(report)
     lines = [f"# Backtest of {report['file'] or 'a panel'}", "", f"**{report['verdict']}**", ""]
-    lines += [_headline(report), "", *_markdown_table(header, rows), ""]
+    lines += [_headline(report), "", *markdown_table(header, rows), ""]
     lines += [f"- {text}" for text in report["verdicts"].values()]
     lines += ["", f"## {report['loss'].upper()} (scaled) by steps ahead", ""]
     steps = sorted({1, *np.linspace(1, report["horizon"], min(8, report["horizon"])).astype(int)})
@@ -213,7 +220,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         [name, *(_number(s["per_horizon"][f"{report['loss']}_scaled"][h - 1]) for h in steps)]
         for name, s in report["scores"].items()
     ]
-    lines += _markdown_table(["model", *map(str, steps)], by_step)
+    lines += markdown_table(["model", *map(str, steps)], by_step)
     lines += ["", "## How it was done", ""]
     lines += [f"- {note}" for note in report["notes"]]
     lines += [f"- {name}: {text}" for name, text in report["rules"].items()]
@@ -525,7 +532,8 @@ def _table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, every column but the first set right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
 
@@ -545,10 +553,10 @@ def _date_format(frame: pd.DataFrame) -> str | None:
     stamps = frame["ds"]
     if not isinstance(stamps.dtype, np.dtype) or stamps.dtype.kind != "M":
         return None  # numbers, or a time zone: pandas writes the offset
-    if (stamps == stamps.dt.floor("s")).all():
-        both = pd.concat([stamps, frame["cutoff"]])
-        return "%Y-%m-%d" if (both == both.dt.normalize()).all() else "%Y-%m-%d %H:%M:%S"
-    return None
+    if not (stamps == stamps.dt.floor("s")).all():
+        return None
+    midnight = (stamps == stamps.dt.normalize()).all()
+    return "%Y-%m-%d" if midnight and len(stamps) else "%Y-%m-%d %H:%M:%S"
 
 
 def _levels(levels: Sequence[float]) -> tuple[float, ...]:
