@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from apps.timeseries.data.windows import Rows
+from apps.timeseries.models.base import Loss
 from core.errors import UsageError, unknown
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("mse", "mae", "weighted-mae", "pinball")
 
 VALIDATION_WINDOWS = 8192
@@ -75,8 +74,8 @@ class ForecastTask:
         self.criterion, self.quantiles = make_loss(loss, quantiles), quantiles
 
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        inputs = {key: batch[key] for key in batch if key != "y"}
-        return self.criterion(network(**inputs), batch["y"]), {}
+        past, known = batch.get("past"), batch.get("known")
+        return network.training_loss(batch["x"], batch["y"], past, known, self.criterion), {}  # type: ignore[operator]
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device
@@ -87,7 +86,7 @@ class ForecastTask:
             batch = {key: value.to(device) for key, value in batch.items()}
             y = batch.pop("y")
             found = network(**batch)
-            loss = float(self.criterion(found, y))
+            loss = float(self.criterion(found, y).detach())
             if self.quantiles:
                 found = found[..., median_index(self.quantiles)]
             error = found - y

@@ -167,11 +167,10 @@ class FixedMethod:
 
     predictor: Predictor
     trainable: bool = False
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.predictor.name
+    def __post_init__(self) -> None:
+        self.name = self.predictor.name
 
     def fit(
         self, panel: Panel, *, horizon: int, seed: int = 0, progress: Progress | None = None

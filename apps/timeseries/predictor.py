@@ -79,10 +79,15 @@ class ModelPredictor:
         start = int(chosen.min()) - self.lookback
         values = scaling.values.apply(series.values[start:last])
         past = scaling.past.apply(series.past[start:last])
-        ahead = series
-        if shape.known and len(series.times) < last + horizon:
-            ahead = _with_stamps(series, last + horizon)
-        known = known_rows(ahead, scaling, marks, first=start) if shape.known else None
+        known = None
+        if shape.known:
+            # The whole trained horizon, as far as it is known, even where less is asked for.
+            ahead, reach = series, last + max(horizon, self.trained_horizon)
+            if len(series.times) < (last + horizon if series.known.shape[1] else reach):
+                ahead = _with_stamps(series, last + horizon if series.known.shape[1] else reach)
+            known = known_rows(ahead, scaling, marks, first=start)
+            if len(known) < reach - start:
+                known = np.concatenate([known, known[-1:].repeat(reach - start - len(known), 0)])
         parts = []
         for at in range(0, len(chosen), BATCH):
             rows = chosen[at : at + BATCH, None] - start
@@ -97,8 +102,8 @@ class ModelPredictor:
             p = torch.from_numpy(past[history]).float() if shape.past else None
             k = None
             if known is not None:
-                stamps = rows + np.arange(-self.lookback, horizon)
-                k = torch.from_numpy(np.asarray(known)[stamps]).float()
+                stamps = rows + np.arange(-self.lookback, max(horizon, self.trained_horizon))
+                k = torch.from_numpy(known[stamps]).float()
             parts.append(self._run(x, p, k, horizon).double().cpu().numpy())
         y = np.concatenate(parts)
         if self.quantiles:
@@ -113,10 +118,6 @@ class ModelPredictor:
         past = None if past is None else past.to(device)
         known = None if known is None else known.to(device)
         if horizon <= H:
-            if known is not None and known.shape[1] < L + H:
-                # Covariates beyond what is asked for are repeated: a shorter forecast is the start
-                # of the trained one, and only models that look ahead notice.
-                known = torch.cat([known, known[:, -1:].expand(-1, L + H - known.shape[1], -1)], 1)
             return network(x, past, known)[:, :horizon]
         if self.generates:
             return network.generate(x, horizon)  # type: ignore[operator]

@@ -117,6 +117,8 @@ class _Run:
         self.network = network.to(fabric.device).train()
         self.optimizer = build_optimizer(self.network, config)
         self.wrapped, self.fabric_optimizer = fabric.setup(self.network, self.optimizer)
+        for method in getattr(self.network, "forward_methods", ()):
+            self.wrapped.mark_forward_method(method)
         self.ema = Ema(self.network, config.ema_decay) if config.ema_decay is not None else None
         self.autocast = {
             "float32": None,

@@ -21,7 +21,8 @@ class Task(Protocol):
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
         """The scalar to minimise for one batch (already on the device), and parts of it to log.
 
-        ``network`` returns float32 whatever the precision.
+        ``network`` returns float32 whatever the precision.  Call it, or those of its methods that it
+        names in a tuple ``forward_methods``; others would bypass DDP.
         """
         ...
 

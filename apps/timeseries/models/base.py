@@ -19,6 +19,9 @@ from apps.timeseries import catalog
 from core.errors import UsageError, unknown
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """What goes in and out: see the module's letters."""
@@ -48,12 +51,23 @@ class Forecaster(nn.Module):
     normalises it undoes.
     """
 
+    forward_methods = ("training_loss",)  # core.training calls it as it calls forward
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
 
     def forward(self, x: Tensor, past: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         raise NotImplementedError
+
+    def training_loss(
+        self, x: Tensor, y: Tensor, past: Tensor | None, known: Tensor | None, loss: Loss
+    ) -> Tensor:
+        """What training minimises, by ``loss`` (forecast, truth) -> scalar: that of the forecast of y.
+
+        Models that learn from more of a window than its end say so in theirs.
+        """
+        return loss(self(x, past, known), y)
 
     def fit_statistics(self, train: Tensor) -> None:
         """Set buffers from scaled training rows (T, N), before training. Most models have none."""

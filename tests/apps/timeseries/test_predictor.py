@@ -19,7 +19,7 @@ TINY = {
     "itransformer": {"dim": 8, "depth": 1, "ffn": 8, "heads": 2},
     "s-mamba": {"dim": 8, "depth": 1, "ffn": 8},
     "olinear": {"dim": 8, "depth": 1, "ffn": 8},
-    "autoformer": {"dim": 8, "ffn": 8, "heads": 2},
+    "autoformer": {"dim": 8, "ffn": 8},
 }
 
 
