@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from apps.timeseries.data import frequency, problems
-from apps.timeseries.data.reading import Options, read
+from apps.timeseries.data import frequency, wording
+from apps.timeseries.data.options import Options
+from apps.timeseries.data.reading import read
 
 _IDS = 20
 
@@ -49,8 +50,8 @@ def check_file(path: Path | str, **options: Any) -> dict[str, Any]:
         "season": frequency.season(panel.freq),
         "clock": "dates" if dated else "steps",
         "tz": None if zone is None else str(zone),
-        "start": problems.stamp(min(series.times[0] for series in panel)),
-        "end": problems.stamp(max(series.observed[-1] for series in panel)),
+        "start": wording.stamp(min(series.times[0] for series in panel)),
+        "end": wording.stamp(max(series.observed[-1] for series in panel)),
         "future": max(len(series.times) - len(series) for series in panel),
         "missing": int(sum(np.isnan(series.values).sum() for series in panel)),
         "notes": list(panel.notes),

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from apps.timeseries.data import frequency, problems, repair, roles, stamps
+from apps.timeseries.data import frequency, problems, repair, roles, stamps, wording
+from apps.timeseries.data.cells import numbers
 from apps.timeseries.data.problems import Found
 from apps.timeseries.data.repair import Rows
 from apps.timeseries.data.roles import Roles
-from apps.timeseries.data.tables import Table, numbers
+from apps.timeseries.data.tables import Table
 from core.errors import DataError, UsageError
 
 _HOUR = 3_600_000_000_000
@@ -89,7 +90,7 @@ class Clock:
                 f"bring all to one with --freq {coarsest} --agg mean (or sum), or split the file",
                 series=odd.id,
                 count=len(counts),
-                first=problems.stamp(odd.times[0]),
+                first=wording.stamp(odd.times[0]),
             )
 
     def _settle_steps(self, blocks: list[Rows], found: Found) -> None:
@@ -133,20 +134,22 @@ class Clock:
                 "declare it with --freq, or give more history",
                 series=id,
                 count=len(clock),
-                first=problems.stamp(clock[0]),
+                first=wording.stamp(clock[0]),
             )
             return
         steps = np.diff(clock.as_unit("ns").asi8)
         usual = problems.step_of(clock) or 1
         odd = steps % usual != 0 if (steps == usual).sum() * 2 >= len(steps) else steps != usual
-        first = problems.stamp(clock[int(odd.argmax()) + 1])
+        first = wording.stamp(clock[int(odd.argmax()) + 1])
         middle = int(np.median(steps))
-        fix = f"bring them onto a grid, for example with --freq {_example(middle)} --agg mean"
+        fix = (
+            f"bring them onto a grid, for example with --freq {wording.example(middle)} --agg mean"
+        )
         if str(clock.tz) == "UTC" and middle >= _DAY:
             fix = f"if these are days of a place, name its zone with --tz; else {fix}"
         found.add(
             "irregular",
-            f"stamps follow no frequency: the middle step is {_span(middle)}, the first odd one "
+            f"stamps follow no frequency: the middle step is {wording.span(middle)}, the first odd one "
             f"leads to {first}",
             fix,
             series=id,
@@ -167,11 +170,11 @@ class Clock:
             found.add(
                 "off-grid",
                 f"{int(off.sum()):,} stamps are not of --freq {self.declared} ({looks}), the first "
-                f"{problems.stamp(clock[int(off.argmax())])}",
+                f"{wording.stamp(clock[int(off.argmax())])}",
                 "declare the right one, or bring them onto it with --agg mean (or sum)",
                 series=rows.id if self.named else None,
                 count=int(off.sum()),
-                first=problems.stamp(clock[int(off.argmax())]),
+                first=wording.stamp(clock[int(off.argmax())]),
             )
 
     def repaired(
@@ -213,7 +216,7 @@ class Clock:
         step = problems.step_of(times) or 1
         jumps = np.diff(times.as_unit("ns").asi8)
         changes = int((jumps > step).sum() + (jumps == 0).sum() / max(1, _HOUR // step))
-        first = problems.stamp(times[int((jumps != step).argmax()) + 1])
+        first = wording.stamp(times[int((jumps != step).argmax()) + 1])
         found.add(
             "daylight-saving",
             f"local time without a zone: the clock was put forward or back {changes} "
@@ -239,7 +242,7 @@ class Clock:
 
 def _tell_duplicates(id: str | None, rows: Rows, again: np.ndarray, found: Found) -> None:
     at = int(again.argmax())
-    first = problems.stamp(rows.times[at])
+    first = wording.stamp(rows.times[at])
     parts = (rows.values, rows.past, rows.known)
     same = all(np.array_equal(part[at - 1], part[at], equal_nan=True) for part in parts)
     found.add(
@@ -252,24 +255,6 @@ def _tell_duplicates(id: str | None, rows: Rows, again: np.ndarray, found: Found
         count=int(again.sum()),
         first=first,
     )
-
-
-def _example(step: int) -> str:
-    """A frequency of about ``step`` nanoseconds, to show what a command looks like."""
-    days = step / _DAY
-    for least, freq in ((300, "YS"), (80, "QS"), (25, "MS"), (6, "W"), (0.9, "D"), (0.5 / 24, "h")):
-        if days >= least:
-            return freq
-    return "min" if step >= _HOUR // 120 else "s"
-
-
-def _span(step: int) -> str:
-    """Nanoseconds for a person."""
-    days, rest = divmod(step, _DAY)
-    clock = str(pd.Timedelta(rest, unit="ns")).removeprefix("0 days ").removesuffix(".000000000")
-    if days == 0:
-        return clock
-    return f"{days} day{'s' * (days > 1)}" + (f" {clock}" if rest else "")
 
 
 def _per_year(freq: str) -> float:

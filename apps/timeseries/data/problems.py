@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from apps.timeseries.data import frequency
+from apps.timeseries.data import frequency, wording
 
 ORDER = ("not-a-number", "static-changes", "daylight-saving", "irregular", "off-grid",
          "mixed-frequencies", "duplicates", "gaps", "sentinel", "inf", "empty", "missing", "short",
@@ -78,18 +78,6 @@ class Found:
         return shown
 
 
-def stamp(value: Any) -> str:
-    """A stamp as a person writes it: no seconds where there are none."""
-    if not isinstance(value, pd.Timestamp):
-        return str(value)
-    text = value.isoformat(sep=" ")
-    zone = text[19:] if value.tz is not None else ""
-    whole = value.tz_localize(None)
-    if whole == whole.normalize():
-        return whole.strftime("%Y-%m-%d") + zone
-    return (whole.strftime("%Y-%m-%d %H:%M") if whole.second == 0 and whole.microsecond == 0 else whole.isoformat(sep=" ")) + zone  # fmt: skip
-
-
 def daylight_zone(times: pd.DatetimeIndex) -> str | None:
     """The zone whose daylight saving explains what sorted naive ``times`` lack or have twice.
 
@@ -121,10 +109,10 @@ def find_gaps(id: str | None, times: pd.Index, grid: pd.Index, found: Found) -> 
         return
     absent = grid.difference(times)
     at = int(np.searchsorted(np.asarray(times), np.asarray(absent[:1]))[0])
-    first, after = stamp(absent[0]), times[min(at, len(times) - 1)]
+    first, after = wording.stamp(absent[0]), times[min(at, len(times) - 1)]
     found.add(
         "gaps",
-        f"{len(absent):,} stamps are missing, the first {first} (after it comes {stamp(after)})",
+        f"{len(absent):,} stamps are missing, the first {first} (after it comes {wording.stamp(after)})",
         FILL,
         series=id,
         count=len(absent),
@@ -177,7 +165,7 @@ def _absent(id: str | None, times: pd.Index, column: np.ndarray, name: str, foun
     about: dict[str, Any] = {"series": id, "column": name}
     infinite, missing = np.isinf(column), np.isnan(column)
     if infinite.any():
-        first = stamp(times[int(infinite.argmax())])
+        first = wording.stamp(times[int(infinite.argmax())])
         found.add(
             "inf",
             f"{int(infinite.sum()):,} infinite numbers, the first at {first}",
@@ -189,7 +177,7 @@ def _absent(id: str | None, times: pd.Index, column: np.ndarray, name: str, foun
     if missing.all():
         found.add("empty", "holds no number", "leave it out", count=len(column), **about)
     elif missing.any():
-        first = stamp(times[int(missing.argmax())])
+        first = wording.stamp(times[int(missing.argmax())])
         # Nothing comes before a leading gap that it could be filled with.
         fix = "leave it out, or cut the file's beginning" if missing[0] else remedy
         found.add(
@@ -213,7 +201,7 @@ def _sentinels(id: str | None, times: pd.Index, column: np.ndarray, name: str, s
         if low - reach <= value <= high + reach:
             continue
         at = column == value
-        first = stamp(times[int(at.argmax())])
+        first = wording.stamp(times[int(at.argmax())])
         found.add(
             "sentinel",
             f"{value:g} stands {int(at.sum()):,} times, first at {first}, far from all other numbers",
@@ -236,7 +224,7 @@ def _outliers(id: str | None, times: pd.Index, values: np.ndarray, names: list[s
         with np.errstate(invalid="ignore"):
             far = np.abs(column - middle) > 20 * (high - low)
         if high > low and far.any():
-            first = stamp(times[int(far.argmax())])
+            first = wording.stamp(times[int(far.argmax())])
             found.add(
                 "outliers",
                 f"{int(far.sum()):,} numbers lie more than 20 interquartile ranges from the median, "

@@ -16,7 +16,8 @@ import pandas as pd
 from pandas.api import types
 
 from apps.timeseries.data import stamps
-from apps.timeseries.data.tables import Table, column, numbers
+from apps.timeseries.data.cells import numbers
+from apps.timeseries.data.tables import Table, column
 from core.errors import DataError, UsageError
 
 TIME_NAMES = ("ds", "timestamp", "datetime", "date_time", "date", "time", "time_stamp", "day",

@@ -11,6 +11,7 @@ import codecs
 import csv
 import gzip
 import hashlib
+import io
 import itertools
 import re
 import zlib
@@ -18,10 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pandas as pd
 
+from apps.timeseries.data.cells import MISSING, NUMBER, decimal_mark
 from apps.timeseries.data.panel import from_file_name
 from core.errors import DataError, UsageError, nearest
 from core.files import sha256
@@ -30,8 +32,6 @@ MAX_BYTES = 4 << 30
 MAX_CELLS = 200_000_000
 """What a file may hold at most: 4 GiB of text, or 1.6 GB of numbers."""
 
-MISSING = ("", "NA", "N/A", "#N/A", "n/a", "na", "NaN", "nan", "NAN", "-nan", "NULL", "null",
-           "None", "none", "<NA>", "NaT", "?", "-", "--", "NULL ")  # fmt: skip
 _TEXT = (".csv", ".tsv", ".txt")
 _BLOCK = 1 << 20
 
@@ -197,11 +197,6 @@ def _survey(path: Path, name: str, encoding: str | None) -> tuple[str, int, list
     return found, lines, notes
 
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d*),\d+([eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
-
-
 def _delimiter(lines: list[str]) -> str:
     """The mark that splits the lines into the same number of fields, the most; else a comma."""
     best, most = ",", 1
@@ -218,31 +213,12 @@ def _delimiter(lines: list[str]) -> str:
     return best
 
 
-def _decimal(rows: list[list[str]], mark: str, name: str) -> str:
-    """The decimal mark. DataError where `1,234` may be either of two numbers."""
-    cells = [cell.strip() for row in rows for cell in row if "," in cell]
-    commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
-    if not commas:
-        return "."
-    thousands = [cell for cell in cells if _THOUSANDS.fullmatch(cell)]
-    if len(thousands) == len(cells):
-        points = any("." in cell for cell in thousands)
-        if points:
-            return "."
-        if mark == ",":
-            raise DataError(
-                f"{name}: '{cells[0]}' may be a decimal comma or mark thousands; say --decimal ',' "
-                "or --decimal '.'"
-            )
-    return ","
-
-
 def _csv(path: Path, name: str, text: Callable[[str], bool], decimal: str | None, encoding: str | None) -> Table:  # fmt: skip
     found, count, notes = _survey(path, name, encoding)
     digest = sha256(path)
     try:
         with _opened(path) as stream:
-            reader = codecs.getreader(found)(stream)
+            reader = io.TextIOWrapper(stream, encoding=found, newline="")
             lines = [line for line in itertools.islice(reader, 500) if line.strip()]
     except UnicodeError as error:
         raise DataError(
@@ -258,7 +234,7 @@ def _csv(path: Path, name: str, text: Callable[[str], bool], decimal: str | None
     _check_header(header, rows, name)
     _bounded(name, count, len(header))
     given = decimal
-    decimal = decimal or _decimal(rows[1:], mark, name)
+    decimal = decimal or decimal_mark(rows[1:], mark, name)
     if decimal == ",":
         notes.append("decimal comma" + ("" if given else " (--decimal)"))
     # Ids such as NA (Namibia) are no missing values, nor is 007 a number.
@@ -295,7 +271,7 @@ def _csv(path: Path, name: str, text: Callable[[str], bool], decimal: str | None
 def _check_header(header: list[str], rows: list[list[str]], name: str) -> None:
     """DataError for a file whose first row is data, repeats a name, or is of another length."""
     whole = [re.fullmatch(r"\d+", cell) for cell in header]
-    numbers = [_NUMBER.fullmatch(cell) for cell in header]
+    numbers = [NUMBER.fullmatch(cell) for cell in header]
     stamp = re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}", header[0])
     if (all(numbers) and not all(whole)) or (stamp and all(numbers[1:]) and len(header) > 1):
         raise DataError(
@@ -324,31 +300,6 @@ def column(frame: pd.DataFrame, wanted: str, name: str, option: str) -> str:
         f"{name} has no column '{wanted}' ({option}).{nearest(wanted, map(str, frame.columns))} "
         f"It has {listed}"
     )
-
-
-def numbers(values: pd.Series, decimal: str) -> tuple[Any, Any]:
-    """float64 of a column, and a mask of the cells that hold something that is no number."""
-    if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_numeric_dtype(values.dtype):
-        return values.to_numpy(dtype="float64", na_value=float("nan")), None
-    # Many rows share few texts; the rest of the work is on those.
-    codes, unique = pd.factorize(values, use_na_sentinel=True)
-    text = pd.Series(unique, dtype="object").astype(str).str.strip()
-    if decimal == ",":
-        text = text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-    elif len(text) and text.str.fullmatch(_THOUSANDS.pattern).any():
-        text = text.where(
-            ~text.str.fullmatch(_THOUSANDS.pattern), text.str.replace(",", "", regex=False)
-        )
-    text = text.where(~text.isin(MISSING))
-    parsed = pd.to_numeric(text, errors="coerce")
-    wrong = (parsed.isna() & text.notna() & ~text.str.lower().isin(["nan"])).to_numpy(bool)
-    table = parsed.to_numpy("float64")
-    if len(table) == 0:
-        return pd.Series(float("nan"), index=range(len(values))).to_numpy(), None
-    found = table[codes]
-    found[codes < 0] = float("nan")
-    bad = wrong[codes] & (codes >= 0)
-    return found, bad if bad.any() else None
 
 
 def digest_of(frame: pd.DataFrame) -> str:
