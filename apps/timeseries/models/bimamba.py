@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apps.timeseries.models.base import (
@@ -35,6 +34,7 @@ from apps.timeseries.models.base import (
 from core.backbones.sequence import mamba
 from core.errors import UsageError
 from core.mixers.mamba import MambaConfig
+from core.ops.dropout import dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,6 @@ class BiMamba(Forecaster):
         series = x.transpose(1, 2).flatten(0, 1).unsqueeze(1)  # (B N, 1, L)
         z = self.trunk(series)[-1].flatten(1)  # (B N, d P)
         if self.dropout and self.training:
-            z = F.dropout(z, self.dropout)
+            z = dropout(z, self.dropout)
         y = self.head(z).unflatten(0, (len(x), -1))
         return restore(split_outputs(y, self.shape), mean, std)

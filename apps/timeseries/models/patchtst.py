@@ -44,6 +44,7 @@ from core.blocks import BlockConfig, BlockContext, PostBlock
 from core.errors import UsageError
 from core.mixers.attention import Attention, AttentionConfig
 from core.mixers.base import check_choice, join_heads
+from core.ops.dropout import dropout
 
 Norm = Literal["batch", "layer"]
 
@@ -101,7 +102,7 @@ class PatchTST(Forecaster):
         patches = series.flatten(0, 1).unfold(-1, self.patch, self.stride)  # (B N, P, p)
         z = self.embed(patches) + self.position
         if self.dropout and self.training:
-            z = F.dropout(z, self.dropout)
+            z = dropout(z, self.dropout)
         scores: Tensor | None = None
         for layer in self.layers:
             z, scores = layer(z, scores if self.residual_scores else None)
@@ -141,7 +142,7 @@ class Layer(PostBlock):
             scores = scores + before
         mixed = self.mixer.proj(join_heads(scores.softmax(-2).mT @ v))
         if self.dropout and self.training:
-            mixed = F.dropout(mixed, self.dropout)
+            mixed = dropout(mixed, self.dropout)
         z = self.norm1(z + self.branch(mixed, None))
         return self.feed_forward(z), scores
 
