@@ -156,12 +156,14 @@ def test_equals_the_plain_form_gradients_included(
 
 
 def test_every_parameter_learns() -> None:
-    model = make()
+    model = make(horizon=12)  # a decoder longer than the encoder, so that its keys' bias counts
     x, known = windows(model)
     model(x, known=known).square().sum().backward()
     for key, p in model.named_parameters():
         assert p.grad is not None, key
-        assert p.grad.abs().max() > 1e-6, f"{key} is dead"
+        # In the encoder a constant is all trend, and goes at the next decomposition.
+        dead = key.startswith("encoder.") and key.endswith(("mixer.v.bias", "mixer.proj.bias"))
+        assert bool(p.grad.abs().max() < 1e-9) is dead, key
 
 
 def test_published_size() -> None:
