@@ -27,6 +27,7 @@ from apps.timeseries.scoring import (
     REFERENCE,
     RULES,
     Tally,
+    figures,
     outcome_of,
     overlap,
     skill,
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
 CSV, JSON, MARKDOWN = FILES = ("backtest.csv", "report.json", "report.md")
 MANY = 100
-"""Series above which fewer calibration origins are forecast for each by default."""
+"""Series above which fewer calibration origins are forecast by default, and ETS when asked alone."""
+SLOW = ("ets",)  # about 2 s for each series of 1,000 rows, where the other baselines take 10 ms
 LOSSES = ("mae", "mse")
 # Columns of report.md that a terminal of 100 characters has no room for.
 _LEFT_OUT = ("RMSE", "sMAPE", "MSE", "width", "predict")
@@ -86,7 +88,7 @@ def backtest(
     ``data`` is a file (``reading`` goes to ``read_panel``) or a panel.  ``models``: names of the
     catalog (trained here, with ``lookback``, ``options`` and ``training``), baselines, model folders
     or shipped names (used as they are), or ``Method`` objects.  Beside them run ``baselines``, all
-    of the catalog unless named, seasonal naive in any case.
+    of the catalog unless named (ETS not for more than 100 series), seasonal naive in any case.
 
     ``refit`` "never", "always" or n: train anew on all rows before every n-th window.  ``levels``
     (percent) of the pointwise intervals, from up to ``calibration`` origins before each window;
@@ -112,6 +114,8 @@ def backtest(
     given = _as_list(models)
     panel = read(data, given, reading)
     cycle = season or max(1, frequency.season(panel.freq) if panel.freq else 1)
+    if baselines is None:
+        baselines = [b for b in catalog.BASELINES if b not in SLOW or len(panel) <= MANY]
     methods = _methods(given, baselines, cycle, settings)
     plan = _plan(panel, [m for m, _ in methods.values()], horizon, windows, step, cycle, calibration, align)  # fmt: skip
 
@@ -199,6 +203,7 @@ def print_report(result: Backtest) -> None:
     for row in rows:
         table.add_row(*(row[i] for i in shown))
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.width = max(console.width, 110)  # a pipe has 80: figures would be cut
     console.print(_headline(report))
     console.print(table)
     for line in [*report["verdicts"].values(), *(f"note: {note}" for note in report["notes"])]:
@@ -274,14 +279,13 @@ class _Rows:
 
 def _methods(
     models: Sequence[Any],
-    baselines: Sequence[str] | None,
+    beside: Sequence[str],
     season: int,
     settings: Mapping[str, Any],
 ) -> dict[str, tuple[Method, bool]]:
     """Label -> (method, whether it was asked for), the named ones first, seasonal naive always."""
     from apps.timeseries import methods
 
-    beside = list(catalog.BASELINES) if baselines is None else list(baselines)
     for name in beside:
         if catalog.baseline(name) is None:
             raise UsageError(unknown("baseline", name, catalog.BASELINES))
@@ -453,13 +457,22 @@ def _verdict(
         return f"{rest}{verdicts[winners[0]]}"
     if all(scores[name]["vs_seasonal_naive"]["outcome"] == "untested" for name in verdicts):
         return "too few windows to tell whether any model beats seasonal naive; use more --windows"
-    return "no model beats seasonal naive here"
+    against = {name: scores[name]["vs_seasonal_naive"] for name in verdicts}
+    near = [n for n, found in against.items() if found["outcome"] == "undecided"]
+    near = [name for name in near if against[name]["skill"] > 0]
+    text = "no model beats seasonal naive here"
+    if near:
+        nearest = max(near, key=lambda name: against[name]["skill"])
+        text += f" beyond chance; the nearest is {figures(nearest, against[nearest])}"
+    return text
 
 
 def _notes(panel: Panel, plan: Plan, tallies: Mapping[str, Tally], evaluated: int) -> list[str]:
     notes = list(panel.notes)
     W, total = len(plan.starts), len(panel) * len(panel.targets)
     tally = tallies[REFERENCE]
+    if len(panel) > MANY and not set(SLOW) & set(tallies):
+        notes.append(f"{', '.join(SLOW)} is slow for {len(panel)} series; name it to run it")
     if W < FEW:
         notes.append(f"{W} windows tell little; --windows {4 * FEW} would narrow the intervals")
     if plan.step < plan.horizon:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -467,3 +468,63 @@ def test_holm() -> None:
     # Sorted 0.01, 0.03, 0.04 times 3, 2, 1, never below the one before.
     assert holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_a_model_of_the_catalog_is_trained_here() -> None:
+    result = run(
+        wide(wave(400, columns=2)),
+        "dlinear",
+        lookback=24,
+        windows=2,
+        refit="always",
+        training={"max_steps": 5},
+        calibration=10,
+    )
+    scores = result.report["scores"]["dlinear"]
+    assert scores["fits"] == 3  # before calibration and before each window
+    assert scores["fit_seconds"] > 0
+    assert scores["intervals"]["80"]["calibration_origins"] == [10, 10]
+
+
+def test_a_model_folder_finds_its_columns_by_name(tmp_path: Any) -> None:
+    from apps.timeseries.fit import fit
+
+    values = wave(500, columns=3) * [1.0, 10.0, 100.0]
+    early = wide(values[:300, :2])
+    fit(early, "dlinear", lookback=24, horizon=H, max_steps=40, out=tmp_path / "mine")
+    one = series(values[:, [2, 1, 0]])  # another order, and a column too many
+    panel = Panel((one,), ("c", "b", "a"), source="data.csv")
+    result = run(panel, tmp_path / "mine", windows=3)
+    assert set(result.frame.unique_id) == {"a", "b"}
+    assert result.report["scores"]["mine"]["fits"] == 1
+    direct = run(wide(values[:, :2]), str(tmp_path / "mine"), windows=3)
+    for name in ("a", "b"):
+        left, right = (
+            r.frame[(r.frame.unique_id == name) & (r.frame.model == "mine")].reset_index(drop=True)
+            for r in (result, direct)
+        )
+        np.testing.assert_allclose(left.yhat, right.yhat)
+        assert (left.yhat - left.y).abs().mean() < 3 * left.y.std()
+    with pytest.raises(DataError, match="lacks the target b"):
+        run(wide(values[:, :1]), tmp_path / "mine")
+
+
+def test_slow_baselines_are_asked_for_where_there_are_many_series(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # By name the package hands out the function, not its module.
+    monkeypatch.setattr(sys.modules["apps.timeseries.backtest"], "MANY", 2)
+    panel = long(*(series(wave(200, i), f"s{i}") for i in range(3)))
+    report = run(panel, baselines=None, windows=2).report
+    assert "ets" not in report["scores"]
+    assert any("ets is slow for 3 series" in note for note in report["notes"])
+    assert "ets" in run(panel, "ets", baselines=[], windows=2, calibration=0).report["scores"]
+
+
+def test_the_nearest_is_named_where_chance_may_explain_it() -> None:
+    # Climate is truly better, but three windows of one noisy column cannot show it.
+    result = run(wide(wave(600, noise=3.0, seed=3)), Climate(), windows=4)
+    found = result.report["scores"]["climate"]["vs_seasonal_naive"]
+    assert found["outcome"] == "undecided"
+    assert found["skill"] > 0
+    assert "beyond chance; the nearest is climate: skill" in result.report["verdict"]
