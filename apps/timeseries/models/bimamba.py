@@ -2,7 +2,7 @@
 
 A forecaster of this project: no paper's results stand behind it.  The mixer is Mamba (Gu and Dao,
 2023) as in Vim (Zhu et al., ICML 2024), one way through the patches and back; that both ways help a
-forecaster is the finding of Bi-Mamba+ (Liang et al., 2024, section 4), whose forget gate and choice
+forecaster is the finding of Bi-Mamba+ (Liang et al., 2024), whose forget gate and choice
 between mixing variates and not this does without; patches, and variates on their own, are PatchTST's
 (Nie et al., ICLR 2023).
 

@@ -2,7 +2,7 @@
 
 Papers: Liu et al., "iTransformer: inverted transformers are effective for time series forecasting",
 ICLR 2024 (section 3, figure 2); Wang et al., "Is Mamba effective for time series forecasting?",
-2024 (S-Mamba, section 4).  Codes they correspond to: thuml/iTransformer, model/iTransformer.py;
+2024 (S-Mamba).  Codes they correspond to: thuml/iTransformer, model/iTransformer.py;
 wzhwzhwzh0921/S-D-Mamba, model/S_Mamba.py.
 
 Letters: B windows, L lookback, H horizon, N targets, P past and K known covariates, M = N + P + K
@@ -14,8 +14,8 @@ tokens, d = ``dim``.
 
 around which the targets of each window are standardised and restored.  iTransformer's mixer is
 attention; any of core's mixers may stand there.  S-Mamba's are two Mambas of their own weights, one
-over the variates in their order and one in the reverse, added up: its forecasts depend on that order
-(the paper, section 6.6, finds little of it), iTransformer's do not.
+over the variates in their order and one in the reverse, added up: its forecasts depend on that
+order, iTransformer's do not.
 
 Covariates are tokens that nothing is forecast of.  ``known="lookback"`` is what was published: the L
 stamps of the window of a known covariate (the authors' calendar marks) go through the targets'

@@ -15,8 +15,8 @@ Letters: B windows, L lookback, H horizon, N variates, p = ``patch``, s = ``stri
 
 The norms are batch norms over all windows, variates and patches, as published (after Zerveas et al.,
 KDD 2021).  While training, a window's forecast so depends on its batch; the trained model's does not.
-Scores carried from layer to layer are RealFormer's (He et al., 2021), not mentioned in the paper but
-on in the authors' code; transformers' PatchTST has none.
+Scores carried from layer to layer are RealFormer's (He et al., 2021): not in the paper's equations,
+but on in the authors' code.  transformers' PatchTST has none.
 
 Deviates from the authors' code: a window shorter than a patch is one patch, and the next one is its
 last value; the head reads the patches in the order of time (theirs channel by channel: the same up
