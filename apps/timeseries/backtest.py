@@ -482,7 +482,7 @@ def _notes(panel: Panel, plan: Plan, tallies: Mapping[str, Tally], evaluated: in
         )
     if evaluated < total:
         why = (
-            "it ends before the windows or starts too late; --align end counts windows from each "
+            "they end before the windows or start too late; --align end counts windows from each "
             "series' own end"
             if plan.align == "time"
             else "they are too short"

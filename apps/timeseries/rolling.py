@@ -47,8 +47,8 @@ GRID = (20.0, 40.0, 60.0, 80.0)
 class Plan:
     """Where windows and calibration origins lie, in rows of the ``reference`` series' clock.
 
-    ``align`` "time": the windows are the same moments in every series; "end": they are counted from
-    each series' own end, for series whose clocks have nothing in common.
+    ``align`` "time": the windows are the same moments in every series, up to the last that half of
+    them reach; "end": they are counted from each series' own end, for clocks with nothing in common.
     """
 
     horizon: int
@@ -129,8 +129,8 @@ def make_plan(
     if align == "time" and not dated:
         raise UsageError("align 'time': the file has no dates; use 'end'")
     how: Literal["time", "end"] = "time" if align == "time" or (align is None and dated) else "end"
-    reference = max(panel, key=(lambda s: (s.observed[-1], len(s))) if how == "time" else len)
-    T = len(reference)
+    reference, T = _reference(panel) if how == "time" else (max(panel, key=len), 0)
+    T = T or len(reference)
     starts = T - horizon - step * np.arange(windows - 1, -1, -1)
     first, need = int(starts[0]), max(history, least)
     if first < need:
@@ -149,6 +149,18 @@ def make_plan(
     return Plan(
         horizon, step, season, starts, held, grid, stride, count, history, reference, how
     )  # fmt: skip
+
+
+def _reference(panel: Panel) -> tuple[Series, int]:
+    """The series with most rows up to the last moment that half of all still reach, and those rows.
+
+    Not the last moment of all: one series that goes on alone would leave the others without windows.
+    """
+    ends = sorted((s.observed[-1] for s in panel), reverse=True)
+    end = ends[(len(ends) + 1) // 2 - 1]
+    rows = {i: s.observed.searchsorted(end, "right") for i, s in enumerate(panel) if s.observed[-1] >= end}  # fmt: skip
+    most = max(rows, key=lambda i: rows[i])
+    return panel.series[most], int(rows[most])
 
 
 def _stride(spare: int, horizon: int, step: int, season: int, wanted: int) -> tuple[int, int]:

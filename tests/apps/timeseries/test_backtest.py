@@ -285,8 +285,11 @@ def test_series_have_the_same_moments_as_windows() -> None:
     panel = long(early, late, gone)
     result = run(panel, windows=3)
     frame = result.frame
-    assert set(frame.unique_id) == {"late"}  # the others end before the first window
-    assert any("2 of 3 series" in note for note in result.report["notes"])
+    # Two of three still have values when "early" ends; "late" goes on alone for four days.
+    assert set(frame.unique_id) == {"early", "late"}
+    assert frame.groupby("unique_id", observed=True).ds.max().nunique() == 1
+    assert frame.ds.max() == early.times[-1]
+    assert any("1 of 3 series" in note for note in result.report["notes"])
     shifted = run(panel, windows=3, align="end")
     assert set(shifted.frame.unique_id) == {"early", "late", "gone"}
     last = shifted.frame.groupby("unique_id", observed=True).ds.max()
