@@ -66,10 +66,6 @@ Settings = Annotated[
 ]
 MaxSteps = Annotated[int | None, typer.Option(help="Training steps at most.", min=1)]
 MaxMinutes = Annotated[float | None, typer.Option(help="Training time at most.", min=0.01)]
-Ray = Annotated[
-    str | None,
-    typer.Option(help="Spread series over Ray: auto, local or an address.", show_default=False),
-]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
 
 READING: dict[str, tuple[Any, Any]] = {
@@ -115,38 +111,49 @@ READING: dict[str, tuple[Any, Any]] = {
         False,
     ),
 }
-_PLURAL = {"target": "targets", "sentinel": "sentinels"}
 
 
-def reads(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options of reading a file; it gets them as the dictionary ``reading``."""
-    hints = get_type_hints(verb, include_extras=True)
-    own = {
-        name: p.replace(annotation=hints[name])
-        for name, p in inspect.signature(verb).parameters.items()
-        if name != "reading"
-    }
-    extra = {
-        name: inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
-        )
-        for name, (kind, default) in READING.items()
-    }
+def shares(**tables: dict[str, tuple[Any, Any]]) -> Callable[..., Any]:
+    """Give a verb the options of ``tables``; it gets each table's as a dictionary of that name."""
 
-    @functools.wraps(verb)
-    def wrapped(**options: Any) -> None:
-        reading = {_PLURAL.get(name, name): options.pop(name) for name in READING}
-        for name in ("past", "known", "static", "sentinels"):
-            reading[name] = tuple(reading[name] or ())
-        verb(**options, reading=reading)
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(verb, include_extras=True)
+        own = [
+            p.replace(annotation=hints[name])
+            for name, p in inspect.signature(verb).parameters.items()
+            if name not in tables
+        ]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        extra = [
+            inspect.Parameter(name, keyword, default=default, annotation=kind)
+            for table in tables.values()
+            for name, (kind, default) in table.items()
+        ]
 
-    parameters = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own.values(), *extra.values())
-    ]
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-    del wrapped.__wrapped__
-    return wrapped
+        @functools.wraps(verb)
+        def wrapped(**options: Any) -> None:
+            shared = {
+                title: {name: options.pop(name) for name in table}
+                for title, table in tables.items()
+            }
+            verb(**options, **shared)
+
+        parameters = [p.replace(kind=keyword) for p in (*own, *extra)]
+        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        del wrapped.__wrapped__
+        return wrapped
+
+    return decorate
+
+
+def _reading(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``read_panel``."""
+    plural = {"target": "targets", "sentinel": "sentinels"}
+    reading = {plural.get(name, name): value for name, value in options.items()}
+    for name in ("past", "known", "static", "sentinels"):
+        reading[name] = tuple(reading[name] or ())
+    return reading
 
 
 def _progress(quiet: bool, json: bool) -> Progress:
@@ -169,20 +176,20 @@ def models(json: Json = False) -> None:
 
 
 @app.command()
-@reads
+@shares(reading=READING)
 def check(file: File, json: Json = False, *, reading: dict[str, Any]) -> None:
     """Profile a file: layout, frequency, gaps, duplicates, sentinels, constants. Exit code 3 on problems."""
     from apps.timeseries.data.check import check_file, print_report
     from core.errors import DataError
 
-    report = check_file(file, **reading)
+    report = check_file(file, **_reading(reading))
     cli.emit(report, as_json=json, human=lambda: print_report(report))
     if not report["ok"]:
         raise typer.Exit(DataError.exit_code)
 
 
 @app.command()
-@reads
+@shares(reading=READING)
 def fit(
     file: File,
     out: Out,
@@ -229,14 +236,14 @@ def fit(
         force=force,
         device=cli.pick_device(device),
         progress=_progress(quiet, json),
-        **reading,
+        **_reading(reading),
     )
     report = done.report()
     cli.emit(report, as_json=json, human=lambda: print_fit(report))
 
 
 @app.command()
-@reads
+@shares(reading=READING)
 def forecast(
     file: File,
     out: Out,
@@ -283,40 +290,53 @@ def forecast(
         force=force,
         device=str(cli.pick_device(device)),
         progress=_progress(quiet, json),
-        **reading,
+        **_reading(reading),
     )
     cli.emit(done.report, as_json=json, human=lambda: print_report(done))
 
 
-Windows = Annotated[int, typer.Option(help="Past horizons to forecast.", min=1)]
-Step = Annotated[
-    int | None, typer.Option(help="Rows between them.", min=1, show_default="the horizon")
-]
+ROLLING: dict[str, tuple[Any, Any]] = {
+    "windows": (Annotated[int, typer.Option(help="Past horizons to forecast.", min=1)], 5),
+    "step": (
+        Annotated[
+            int | None, typer.Option(help="Rows between them.", min=1, show_default="the horizon")
+        ],
+        None,
+    ),
+    "refit": (
+        Annotated[str, typer.Option(help="never, always, or n: train anew every n-th window.")],
+        "never",
+    ),
+    "level": (Levels, [80.0, 90.0]),
+    "season": (Annotated[int | None, typer.Option(help="Rows of a season.", min=1)], None),
+    "lookback": (Lookback, 96),
+    "loss": (Annotated[str, typer.Option(help="mae or mse: what decides the verdict.")], "mae"),
+    "setting": (Settings, None),
+    "max_steps": (MaxSteps, None),
+    "max_minutes": (MaxMinutes, None),
+}
+
+
+def _rolling(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``backtest`` and ``compare``."""
+    names = ("windows", "step", "refit", "season", "lookback", "loss")
+    return {name: options[name] for name in names} | {
+        "levels": options["level"],
+        "options": cli.parse_options(options["setting"] or ()),
+        "training": {name: options[name] for name in ("max_steps", "max_minutes")},
+    }
 
 
 @app.command()
-@reads
+@shares(rolling=ROLLING, reading=READING)
 def backtest(
     file: File,
     out: Out,
     model: Models,
     horizon: Horizon,
-    windows: Windows = 5,
-    step: Step = None,
-    refit: Annotated[
-        str, typer.Option(help="never, always, or n: train anew every n-th window.")
-    ] = "never",
-    level: Levels = [80.0, 90.0],  # noqa: B006 (typer copies it)
-    season: Annotated[int | None, typer.Option(help="Rows of a season.", min=1)] = None,
-    lookback: Lookback = 96,
     baseline: Annotated[
         list[str] | None, typer.Option(help="Run this baseline, not all of them; repeat.")
     ] = None,
-    loss: Annotated[str, typer.Option(help="mae or mse: what decides the verdict.")] = "mae",
-    setting: Settings = None,
-    max_steps: MaxSteps = None,
-    max_minutes: MaxMinutes = None,
-    ray: Ray = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -324,6 +344,7 @@ def backtest(
     quiet: Quiet = False,
     json: Json = False,
     *,
+    rolling: dict[str, Any],
     reading: dict[str, Any],
 ) -> None:
     """Forecast past horizons from rolling origins, beside every baseline, with a verdict."""
@@ -335,24 +356,149 @@ def backtest(
         file,
         model,
         horizon=horizon,
-        windows=windows,
-        step=step,
-        refit=refit,
-        levels=level,
-        season=season,
-        lookback=lookback,
         baselines=baseline,
-        loss=loss,
-        options=cli.parse_options(setting or ()),
-        training={"max_steps": max_steps, "max_minutes": max_minutes},
         out=out,
         force=force,
         seed=seed,
         device=cli.pick_device(device),
         progress=_progress(quiet, json),
-        **reading,
+        **_rolling(rolling),
+        **_reading(reading),
     )
     cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+
+
+@app.command()
+@shares(rolling=ROLLING, reading=READING)
+def compare(
+    file: File,
+    out: Out,
+    model: Models,
+    horizon: Horizon,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    *,
+    rolling: dict[str, Any],
+    reading: dict[str, Any],
+) -> None:
+    """Backtest models on the same windows and test every pair, corrected for their number."""
+    cli.set_threads(threads)
+    from apps.timeseries.compare import compare as implementation
+    from apps.timeseries.compare import print_report
+
+    done = implementation(
+        file,
+        model,
+        horizon=horizon,
+        out=out,
+        force=force,
+        seed=seed,
+        device=cli.pick_device(device),
+        progress=_progress(quiet, json),
+        **_rolling(rolling),
+        **_reading(reading),
+    )
+    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+
+
+@app.command()
+@shares(reading=READING)
+def detect(
+    file: File,
+    out: Out,
+    model: Annotated[
+        str, typer.Option(help="A model folder, shipped name or baseline.")
+    ] = "seasonal-naive",
+    rate: Annotated[
+        float, typer.Option(help="Share of clean values that may raise an alarm.")
+    ] = 0.01,
+    ahead: Annotated[int, typer.Option(help="Rows ahead of the forecast that is compared.")] = 1,
+    calibration: Annotated[
+        float, typer.Option(help="Share of the rows that sets the threshold.")
+    ] = 0.5,
+    since: Annotated[
+        str | None, typer.Option(help="Monitor from this stamp on, calibrate before it.")
+    ] = None,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Forecast on from what was expected after an alarm.")
+    ] = False,
+    season: Annotated[int | None, typer.Option(help="Rows of a season.", min=1)] = None,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    *,
+    reading: dict[str, Any],
+) -> None:
+    """Find anomalies by what was forecast, at a calibrated alarm rate: alarms.csv."""
+    cli.set_threads(threads)
+    from apps.timeseries.anomaly import detect as implementation
+    from apps.timeseries.anomaly import print_report
+
+    done = implementation(
+        file,
+        model,
+        rate=rate,
+        ahead=ahead,
+        calibration=calibration,
+        since=since,
+        mend=mend,
+        season=season,
+        out=out,
+        seed=seed,
+        force=force,
+        device=cli.pick_device(device),
+        progress=_progress(quiet, json),
+        **_reading(reading),
+    )
+    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+
+
+@app.command()
+@shares(reading=READING)
+def report(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder or shipped name, or a folder of forecast, backtest or compare.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The output folder.", show_default="SOURCE/report")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Measure a model by horizon on this file.")
+    ] = None,
+    force: Force = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    *,
+    reading: dict[str, Any],
+) -> None:
+    """Write a page about a model, a forecast or a backtest: report.html and report.md."""
+    cli.set_threads(threads)
+    from apps.timeseries.report import print_report
+    from apps.timeseries.report import report as implementation
+
+    written = implementation(
+        source,
+        out,
+        data=data,
+        force=force,
+        device=str(cli.pick_device(device)),
+        progress=_progress(quiet, json),
+        **_reading(reading),
+    )
+    cli.emit(written, as_json=json, human=lambda: print_report(written))
 
 
 @app.command()
