@@ -37,7 +37,7 @@ RULES = {
     "for the levels nearest to it; from the model's own quantiles where it has some, else from its "
     "intervals",
     "coverage": "pointwise: the share of single values inside, 0 to 1; width_scaled in deviations",
-    "skill": "1 - loss / loss of seasonal naive, of the mean over windows; interval by moving-block "
+    "skill": "1 - loss / loss of seasonal naive, of the mean over windows; interval by block "
     "bootstrap over windows, widened for their number (Hesterberg 2015, expanded percentile)",
     "p": "Diebold-Mariano, two-sided, with the correction of Harvey et al. (1997), of losses per "
     "window; not corrected for the number of models",
@@ -165,20 +165,13 @@ def skill(
     result["skill"] = float(1 - loss.mean() / reference.mean())
     if W // shared < 3 or np.array_equal(loss, reference):
         return result
-    pairs = np.stack([loss, reference], 1)
-    low, high = stats.block_bootstrap(
-        pairs, _skill_of, min(shared, W), REPEATS, seed, _expanded(level, W / shared)
-    )
+    block = min(shared, W)
+    _, low, high = stats.skill(loss, reference, block, REPEATS, seed, _expanded(level, W / shared))
     p = float(stats.diebold_mariano(loss, reference, min(shared, W - 1))[1])
     interval = [float(low), float(high)]
     result["interval"] = interval if np.isfinite(interval).all() else None
     result["p"] = p if np.isfinite(p) else None
     return result
-
-
-def _skill_of(pairs: np.ndarray) -> float:
-    reference = pairs[:, 1].mean()
-    return float(1 - pairs[:, 0].mean() / reference) if reference > 0 else float("nan")
 
 
 def _expanded(level: float, n: float) -> float:
