@@ -12,6 +12,7 @@ TORCH_INDEX ?=
 
 PY     := $(VENV)/bin/python
 SAMPLE := samples/hippocampus/imagesTr/hippocampus_003.nii.gz
+SERIES := samples/ETTh1.csv
 OUT    := out/quickstart
 
 # Asked of each interpreter by running it: a name on PATH may be a shim with nothing behind it.
@@ -21,7 +22,7 @@ HAS_VENV  := import ensurepip, venv
 .PHONY: help quickstart test clean
 
 help:
-	@echo "make quickstart   install into $(VENV), then segment a sample brain MR (into $(OUT))"
+	@echo "make quickstart   install into $(VENV), then segment a brain MR and forecast a load (into $(OUT))"
 	@echo "make test         install the development tools as well, then lint, type check and test"
 	@echo "make clean        remove $(VENV), out/ and tool caches (your runs/ are kept)"
 	@echo "Options: PYTHON=python3.12  TORCH_INDEX=URL  PIP_ARGS=\"...\"  VENV=.venv"
@@ -29,8 +30,13 @@ help:
 quickstart: $(VENV)/.installed
 	@$(PY) apps/medical/run.py predict $(SAMPLE) --model hippocampus --out $(OUT) --force
 	@echo
-	@echo "Look at the picture:  $(OUT)/hippocampus_003/overlay.png"
+	@$(PY) apps/timeseries/run.py forecast $(SERIES) --model etth1-96 --horizon 96 \
+		--level 80 --level 90 --out $(OUT)/etth1 --force
+	@echo
+	@echo "Look at the pictures:  $(OUT)/hippocampus_003/overlay.png and $(OUT)/etth1/forecast.html"
 	@echo "Next:"
+	@echo "  $(PY) apps/timeseries/run.py check YOUR.csv"
+	@echo "  $(PY) apps/timeseries/run.py models"
 	@echo "  $(PY) apps/medical/run.py info"
 	@echo "  $(PY) apps/medical/run.py predict samples/nuclei/images --model nuclei --out out/nuclei"
 	@echo "  $(PY) apps/medical/run.py check samples/hippocampus"
