@@ -51,7 +51,10 @@ def numbers(values: pd.Series, decimal: str) -> tuple[np.ndarray, np.ndarray | N
     text = text.where(~text.isin(MISSING))
     parsed = pd.to_numeric(text, errors="coerce")
     wrong = (parsed.isna() & text.notna() & ~text.str.lower().isin(["nan"])).to_numpy(bool)
-    table = parsed.to_numpy("float64")
+    table = parsed.to_numpy("float64").copy()
+    good = np.isfinite(table)
+    # to_numeric tells what is a number, but may miss its last bit.
+    table[good] = text[good].astype("float64")
     if len(table) == 0:
         return np.full(len(values), np.nan), None
     found = table[codes]

@@ -317,6 +317,14 @@ def read_clock(
             table.notes.append(f"stamps of '{given.time}' and '{given.time_of_day}' together")
             values = values.astype(str) + " " + table.frame[given.time_of_day].astype(str)
         times = stamps.parse(values, where, day_first, table.notes)
+    # The range of nanoseconds in 64 bits; 9999-12-31 often means that there is no date.
+    outside = (times.year < 1678) | (times.year > 2261)
+    if outside.any():
+        row = int(outside.argmax())
+        raise DataError(
+            f"{where}: row {row + 1}: {times[row].date()} is not between 1678 and 2261; correct it or "
+            "remove the row"
+        )
     if tz is not None:
         times = stamps.localise(times, codes, tz, where, table.notes)
     return Clock(times, named)

@@ -212,9 +212,9 @@ def grid(first: pd.Timestamp, last: pd.Timestamp, freq: str, like: pd.DatetimeIn
     """Every stamp of ``freq`` from ``first``, which lies on it, to ``last``; zone and unit of ``like``."""
     step = absolute_step(freq)
     if step is not None:
-        start = pd.Timestamp(first).as_unit("ns").value
-        stamps = np.arange(start, pd.Timestamp(last).as_unit("ns").value + 1, step)
-        return _from_ns(stamps, like)
+        start, end = (int(pd.Timestamp(t).as_unit("ns").value) for t in (first, last))
+        # arange(start, end + 1, step) counts its items in floating point, and may lose the last.
+        return _from_ns(start + step * np.arange((end - start) // step + 1), like)
     wall_first, wall_last = first.tz_localize(None), last.tz_localize(None)
     usual = _time_of_day(like)
     if usual is not None:

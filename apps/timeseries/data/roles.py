@@ -103,11 +103,10 @@ def assign(
         column(frame, time, name, "--time")
     if id is not None:
         column(frame, id, name, "--id")
-    for option, wanted in (("--target", targets), ("--static", static)):
-        for one in wanted:
-            column(frame, one, name, option)
+    for one in targets:
+        column(frame, one, name, "--target")
     # A model's covariate `weather=rain` is one value of the text column `weather`.
-    for option, wanted in (("--past", past), ("--known", known)):
+    for option, wanted in (("--past", past), ("--known", known), ("--static", static)):
         for one in wanted:
             if one not in frame.columns:
                 column(frame, one.rpartition("=")[0] or one, name, option)
@@ -127,7 +126,9 @@ def assign(
         )
     found: Literal["wide", "long"] = "wide" if id is None else "long"
     used.add(id)
-    used.update(one.rpartition("=")[0] for one in (*past, *known) if one not in frame.columns)
+    used.update(
+        one.rpartition("=")[0] for one in (*past, *known, *static) if one not in frame.columns
+    )
     others = [one for one in map(str, frame.columns) if one not in used]
     if not targets:
         targets = _find_targets(table, others, found, bool(past or known or static))

@@ -251,6 +251,8 @@ def _csv(path: Path, name: str, text: Callable[[str], bool], decimal: str | None
                 skipinitialspace=True,
                 index_col=False,
                 low_memory=False,
+                # What is written is what is read, to the last bit: 0.1 s for a million numbers.
+                float_precision="round_trip",
             )
     except pd.errors.ParserError as error:
         raise DataError(

@@ -36,7 +36,8 @@ def test_names_of_every_frequency(freq, names):
     assert calendar.names(freq) == names
     times = pd.date_range("2020-01-01", periods=7, freq=freq or "D")
     found = calendar.features(times, freq)
-    assert found.shape == (7, len(names)) and found.dtype == np.float32
+    assert found.shape == (7, len(names))
+    assert found.dtype == np.float32
 
 
 def test_hourly_features_are_the_published_ones():
@@ -54,7 +55,8 @@ def test_weekly_features_are_the_published_ones():
 @pytest.mark.parametrize("freq", ["s", "7min", "h", "D", "B", "W", "MS", "QE"])
 def test_features_stay_within_half(freq):
     found = calendar.features(pd.date_range("1999-12-31", periods=1500, freq=freq), freq)
-    assert found.min() >= -0.5 and found.max() <= 0.5
+    assert found.min() >= -0.5
+    assert found.max() <= 0.5
 
 
 def test_features_are_of_the_clock_on_the_wall():

@@ -41,7 +41,8 @@ def test_the_future_is_what_comes_next(freq, zone, start, k, n):
     times = clock(freq, zone, 60, f"{start:%Y-%m-%d} 06:00")
     future = frequency.future_index(times[:k], freq, n)
     assert future.equals(times[k : k + n])
-    assert future.tz == times.tz and future.dtype == times.dtype
+    assert future.tz == times.tz
+    assert future.dtype == times.dtype
 
 
 @settings(max_examples=50, deadline=None)
@@ -101,7 +102,8 @@ def test_a_last_stamp_off_the_grid_is_followed_by_the_grid():
 )
 def test_integer_clocks_go_on_with_their_step(times, expected):
     future = frequency.future_index(times, None, 3)
-    assert isinstance(future, pd.RangeIndex) and list(future) == expected
+    assert isinstance(future, pd.RangeIndex)
+    assert list(future) == expected
 
 
 def test_dates_without_a_frequency_have_no_future():
@@ -116,6 +118,12 @@ def test_nearest_sees_through_gaps_and_infer_does_not(freq):
     assert frequency.nearest(times) == freq
     missing = frequency.grid(times[0], times[-1], freq, times).difference(times)
     assert len(missing) == 3
+
+
+@pytest.mark.parametrize("freq", ["s", "15min", "h", "D", "MS"])
+def test_a_grid_has_its_first_and_its_last_stamp(freq):
+    times = clock(freq, "Europe/Berlin", 2_000 if freq == "MS" else 9_000)
+    assert frequency.grid(times[0], times[-1], freq, times).equals(times)
 
 
 def test_a_stamp_off_the_grid_is_irregular_and_no_finer_frequency():
