@@ -26,7 +26,7 @@ from apps.timeseries.data.panel import Panel
 from apps.timeseries.data.reading import read_panel
 from apps.timeseries.data.splits import Borders, chronological, origins, protocol_borders
 from apps.timeseries.data.windows import Rows, WindowBatches, scalings, with_static
-from apps.timeseries.learning import ForecastTask
+from apps.timeseries.learning import ForecastTask, Watch
 from apps.timeseries.models.base import Forecaster, Shape, build, option_defaults
 from apps.timeseries.predictor import ModelPredictor
 from apps.timeseries.store import (
@@ -126,12 +126,13 @@ def train(
     run_dir: Path,
     lookback: int | None = None,
     options: Mapping[str, Any] | None = None,
-    borders: Borders | None = None,
+    borders: Borders | Mapping[str, Borders] | None = None,
     quantiles: Sequence[float] = (),
     max_steps: int | None = None,
     max_minutes: float | None = None,
     seed: int = 0,
     test: bool = True,
+    watch: Watch | None = None,
     resume: bool = False,
     force: bool = False,
     device: torch.device | str = "cpu",
@@ -139,8 +140,9 @@ def train(
 ) -> Trained:
     """Train the model ``name`` on the training rows of ``panel``; its best epoch by validation.
 
-    ``borders`` None: 80, 10 and 10 % of each series' rows (without ``test``, 85 and 15 %).  Series
-    too short for a window are left out of training and are noted.
+    ``borders`` of all series or of each by id; None: 80, 10 and 10 % of each series' rows (without
+    ``test``, 85 and 15 %).  Series too short for a window are left out of training and are noted.
+    ``watch`` is told the metrics of each validation.
 
     Raises DataError where no series is long enough; UsageError for settings that do not exist; what
     ``core.training.fit`` raises.
@@ -209,7 +211,9 @@ def train(
         licence=LICENCE,
         intended_use=INTENDED_USE,
     )
-    task = ForecastTask(rows, validation, lookback, horizon, loss=loss, quantiles=quantiles)
+    task = ForecastTask(
+        rows, validation, lookback, horizon, loss=loss, quantiles=quantiles, watch=watch
+    )
     context = {
         "network": spec.network.model_dump(),
         "data": {"sha256": panel.sha256, "borders": data.borders, "targets": data.targets},
@@ -314,9 +318,15 @@ def fit(
 
 
 def _borders(
-    panel: Panel, given: Borders | None, lookback: int, horizon: int, test: bool
+    panel: Panel,
+    given: Borders | Mapping[str, Borders] | None,
+    lookback: int,
+    horizon: int,
+    test: bool,
 ) -> tuple[dict[str, Borders], list[str]]:
     """Borders of each series that is long enough, and what to tell about the others."""
+    if isinstance(given, Mapping):
+        return dict(given), []
     if given is not None:
         return {s.id: given for s in panel}, []
     parts: dict[str, Borders] = {}

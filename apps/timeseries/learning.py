@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,9 @@ LOSSES = ("mse", "mae", "weighted-mae", "pinball")
 
 VALIDATION_WINDOWS = 8192
 """At most so many windows, evenly spread, are forecast at each validation."""
+
+Watch = Callable[[dict[str, float]], None]
+"""Is told the metrics of each validation; what it raises ends the run."""
 
 
 def make_loss(name: str, quantiles: tuple[float, ...] = ()) -> Loss:
@@ -67,11 +71,13 @@ class ForecastTask:
         *,
         loss: str,
         quantiles: tuple[float, ...] = (),
+        watch: Watch | None = None,
     ) -> None:
         step = -(-len(validation) // VALIDATION_WINDOWS)
         self.rows, self.validation = rows, validation[::step]
         self.lookback, self.horizon = lookback, horizon
         self.criterion, self.quantiles = make_loss(loss, quantiles), quantiles
+        self.watch = watch
 
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
         past, known = batch.get("past"), batch.get("known")
@@ -94,4 +100,7 @@ class ForecastTask:
             means = [loss, float(error.square().mean()), float(error.abs().mean())]
             sums += len(chosen) * np.array(means)
         loss, mse, mae = sums / len(self.validation)
-        return {"loss": loss, "mse": mse, "mae": mae}
+        metrics = {"loss": float(loss), "mse": float(mse), "mae": float(mae)}
+        if self.watch is not None:
+            self.watch(metrics)
+        return metrics
