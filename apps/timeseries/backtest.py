@@ -208,7 +208,7 @@ def print_report(result: Backtest) -> None:
     console.print(table)
     for line in [*report["verdicts"].values(), *(f"note: {note}" for note in report["notes"])]:
         console.print(line)
-    console.print(report["verdict"])
+    console.print(f"verdict: {report['verdict']}")
     if result.folder is not None:
         console.print(f"{result.folder}: {', '.join(FILES)}")
 
@@ -574,8 +574,8 @@ def _date_format(frame: pd.DataFrame) -> str | None:
 
 def _levels(levels: Sequence[float]) -> tuple[float, ...]:
     for level in levels:
-        if not 0 < level < 100:
-            raise UsageError(f"--level {level:g}: must lie between 0 and 100, such as 80 or 90")
+        if not 1 <= level < 100:
+            raise UsageError(f"--level {level:g}: want a percentage of 1 or more below 100, as 80")
     return tuple(sorted({float(level) for level in levels}))
 
 

@@ -458,13 +458,13 @@ def test_skill_intervals_of_five_windows_hold() -> None:
     # that percentiles of five values give.
     rng = np.random.default_rng(3)
     held = rejected = 0
-    for i in range(100):
+    for i in range(60):
         pair = 1 + 0.2 * rng.normal(size=(2, 5))
         found = skill(pair[0], pair[1], 1, i)
         held += found["interval"][0] <= 0 <= found["interval"][1]
         rejected += found["p"] < 0.05
-    assert held >= 85
-    assert rejected <= 13
+    assert held >= 51
+    assert rejected <= 9
 
 
 def test_holm() -> None:
