@@ -17,6 +17,7 @@ from core import grid
 from core.errors import UsageError
 from core.mixers.base import BlockContext, build_mixer
 from core.nn import BatchNormGrid, ChannelsLastConv, make_activation, make_norm
+from core.ops.dropout import dropout
 
 __all__ = [
     "BatchNormGrid",
@@ -83,7 +84,7 @@ class Mlp(nn.Module):
             x = self.depthwise(x)
         x = self.act(x)
         if self.dropout and self.training:
-            x = F.dropout(x, self.dropout)
+            x = dropout(x, self.dropout)
         return self.fc2(x)
 
 
@@ -160,7 +161,7 @@ class Block(nn.Module):
         """What a branch adds: scaled, and in training thinned out."""
         y = _scaled(y, scale)
         if self.dropout and self.training:
-            y = F.dropout(y, self.dropout)
+            y = dropout(y, self.dropout)
         return self.drop_path(y)
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UsageError, unknown
+from core.ops.dropout import dropout as thin_out
 from core.registry import Registry
 
 M = TypeVar("M", bound=type[nn.Module])
@@ -150,7 +151,7 @@ def attend(
         later = torch.ones(L, L, dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
     weights = scores.softmax(-1).to(v.dtype)
-    return (F.dropout(weights, dropout) if dropout else weights) @ v
+    return thin_out(weights, dropout) @ v
 
 
 def _sdpa(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from core import grid
 from core.errors import UsageError
 from core.mixers.base import BlockContext, register_mixer
+from core.ops.dropout import dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class NormLin(nn.Module):
             )
         A = self.matrix().to(x.dtype)
         if self.training and self.dropout:
-            A = F.dropout(A, self.dropout)
+            A = dropout(A, self.dropout)
         return self.proj(A @ self.v(tokens)).reshape(x.shape)
 
     def matrix(self) -> Tensor:

@@ -36,7 +36,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apps.timeseries.models.base import (
@@ -52,6 +51,7 @@ from core.errors import UsageError
 from core.mixers import mixer_config
 from core.mixers.base import build_mixer, check_choice, takes
 from core.mixers.mamba import MambaConfig
+from core.ops.dropout import dropout
 
 Known = Literal["full", "lookback"]
 
@@ -125,7 +125,7 @@ class Inverted(Forecaster):
             x, mean, std = standardise(x)
         tokens = self.tokens(x, past, known)
         if self.dropout and self.training:
-            tokens = F.dropout(tokens, self.dropout)
+            tokens = dropout(tokens, self.dropout)
         tokens = self.blocks(tokens)[:, : self.shape.variates]
         y = split_outputs(self.head(self.norm(tokens)), self.shape)
         return restore(y, mean, std) if self.instance_norm else y

@@ -33,6 +33,7 @@ from apps.timeseries.models.base import Forecaster, Shape, register, restore, st
 from core.blocks import BlockConfig, BlockContext
 from core.errors import DataError
 from core.mixers import mixer_config
+from core.ops.dropout import dropout
 
 CONSTANT = 1e-4
 """A variate with a lower variance at any lag does not count for the bases (authors' notebook)."""
@@ -94,7 +95,7 @@ class OLinear(Forecaster):
         tokens = self.lifted((x * self.gain + self.shift).transpose(1, 2))
         y = self.fc2(F.gelu(self.lowered(self.norm(self.blocks(tokens)))))
         if self.dropout and self.training:
-            y = F.dropout(y, self.dropout)
+            y = dropout(y, self.dropout)
         gain: Tensor = self.gain + 1e-10  # the square of standardise's 1e-5
         shift: Tensor = self.shift
         if self.shape.outputs > 1:
