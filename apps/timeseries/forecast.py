@@ -22,7 +22,7 @@ import pandas as pd
 from apps.timeseries import calibrate, catalog
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel, Series
-from apps.timeseries.matching import listed, match, reading_options
+from apps.timeseries.matching import listed, match, read_matching
 from core.errors import DataError, UsageError, unknown
 from core.files import require_writable, results_folder, sha256, write_json, write_text
 from core.progress import Progress, SilentProgress
@@ -156,8 +156,10 @@ class _Run:
             base=None if quantiles is None else quantiles[0],
         )  # fmt: skip
         self.record.add(self.panel.names(series), bands, chosen)
-        if self.levels and len(bands.offsets) < len(self.levels):
-            self.without += names
+        for name, n in zip(names, chosen):
+            given = [bool(np.isfinite(lo[:, n]).all()) for lo, _ in bands.offsets.values()]
+            if sum(given) < len(self.levels):
+                self.without.append(name)
         times = future_times(series, self.steps, self.panel.source)
         columns: dict[str, np.ndarray] = {"yhat": yhat[0][:, chosen].T.ravel()}
         bounds = {
@@ -315,13 +317,12 @@ def _panel(data: str | Path | Panel, predictor: Predictor, reading: dict[str, An
     if isinstance(data, Panel):
         if reading:
             raise UsageError(f"{listed(list(reading))}: for files; the panel is read already")
-        panel = data
-    else:
-        from apps.timeseries.data.reading import read_panel
+        return match(data, loaded.spec.data) if loaded else data
+    if loaded:
+        return read_matching(Path(data), loaded.spec.data, reading)
+    from apps.timeseries.data.reading import read_panel
 
-        options = reading_options(loaded.spec.data, reading) if loaded else reading
-        panel = read_panel(Path(data), **options)
-    return match(panel, loaded.spec.data) if loaded else panel
+    return read_panel(Path(data), **reading)
 
 
 def _loaded(predictor: Predictor) -> LoadedModel | None:
@@ -362,7 +363,7 @@ def _check_history(panel: Panel, series: Sequence[Series], predictor: Predictor)
                 else f"{len(short)} series have less: "
                 + listed([f"{s.id} ({len(s)})" for s in short])
             )
-            + "; give more history, leave them out, or use a model with a smaller --lookback"
+            + "; give more history, leave short series out, or use a model with a smaller --lookback"
         )
 
 

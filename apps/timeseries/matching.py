@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.timeseries.data.panel import Panel
-from core.errors import DataError
+from core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from apps.timeseries.store import DataSpec
@@ -30,6 +31,27 @@ def reading_options(data: DataSpec, given: dict[str, Any]) -> dict[str, Any]:
         named["targets"] = tuple(data.targets)
     chosen = {key: value for key, value in given.items() if value or key not in named}
     return {**{key: value for key, value in named.items() if value}, **chosen}
+
+
+def read_matching(path: Path, data: DataSpec, given: dict[str, Any]) -> Panel:
+    """``read_panel`` with ``reading_options``, and ``match``.
+
+    Raises as both; DataError where the file lacks a column that the model, and nobody else, asks for.
+    """
+    from apps.timeseries.data.reading import read_panel
+
+    options = reading_options(data, given)
+    try:
+        panel = read_panel(path, **options)
+    except UsageError as error:
+        asked = options.keys() - {key for key, value in given.items() if value}
+        if not asked or "has no column" not in str(error):
+            raise
+        raise DataError(
+            f"{error}; the model was trained on it: rename the columns as they were in training or "
+            "fit a model on this file"
+        ) from error
+    return match(panel, data)
 
 
 def match(panel: Panel, data: DataSpec) -> Panel:

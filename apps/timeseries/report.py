@@ -360,13 +360,11 @@ def _measured(
 ) -> list[Block]:
     """Errors by horizon beside naive ones, and residuals one step ahead, on the first series."""
     from apps.timeseries.calibrate import rows_until
-    from apps.timeseries.data.reading import read_panel
-    from apps.timeseries.matching import match, reading_options
+    from apps.timeseries.matching import read_matching
     from apps.timeseries.methods import BaselinePredictor, Predictor
     from apps.timeseries.predictor import ModelPredictor
 
-    panel = read_panel(Path(data), **reading_options(loaded.spec.data, reading))
-    panel = match(panel, loaded.spec.data)
+    panel = read_matching(Path(data), loaded.spec.data, reading)
     same = panel.sha256 == loaded.spec.data.sha256
     model, horizon = ModelPredictor(loaded), loaded.spec.network.shape.horizon
     series = panel.series[0]

@@ -166,6 +166,57 @@ def test_bounds_know_only_what_was_realised() -> None:
     assert 0 < (calm.inside[80] - wild.inside[80]).sum() <= 12
 
 
+def test_bounds_follow_where_they_miss_too_much(monkeypatch) -> None:
+    """Errors grow by the day: ranks of the past alone always come too late."""
+    series = hourly(T=6000, N=1, noise=0)
+    rng = np.random.default_rng(0)
+    series.values[:] += rng.normal(size=(6000, 1)) * np.linspace(1, 12, 6000)[:, None] ** 2
+    budget = calibrate.Budget(200)
+
+    def held() -> float:
+        bands = calibrate.calibrate(Naive(), series, 24, (80,), budget)
+        return float(bands.inside[80].sum() / bands.asked[80].sum())
+
+    followed = held()
+    monkeypatch.setattr(calibrate, "RATE", 0.0)
+    still = held()
+    assert still < 0.77
+    assert followed > still + 0.01
+
+
+def test_higher_levels_contain_lower_ones() -> None:
+    lo, hi = np.full((2, 1), -1.0), np.full((2, 1), 1.0)
+    bands = calibrate.Bands({90.0: (lo / 2, hi), 80.0: (lo, hi / 2)})
+    found = bands.around(np.zeros((2, 1)))
+    np.testing.assert_array_equal(found[90.0][0], lo)
+    np.testing.assert_array_equal(found[90.0][1], hi)
+    np.testing.assert_array_equal(found[80.0][1], hi / 2)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_targets_in_pieces_are_the_same(monkeypatch, joint) -> None:
+    series, budget = hourly(T=2000, N=5), calibrate.Budget(60)
+    whole = calibrate.calibrate(Naive(), series, 6, (80, 90), budget, joint=joint)
+    monkeypatch.setattr(calibrate, "BLOCK", 2 * 60 * 6)
+    cut = calibrate.calibrate(Naive(), series, 6, (80, 90), budget, joint=joint)
+    for level in (80, 90):
+        np.testing.assert_array_equal(whole.offsets[level], cut.offsets[level])
+        np.testing.assert_array_equal(whole.inside[level], cut.inside[level])
+
+
+def test_a_target_with_too_few_truths_is_alone_without_intervals() -> None:
+    series = hourly(T=1500)
+    series.values[: -2 * 24, 1] = np.nan
+    result = forecast(wide(series), Naive(), horizon=6, levels=(80,))
+    by_id = result.frame.groupby("unique_id")["lo-80"]
+    assert by_id.get_group("a").notna().all()
+    assert by_id.get_group("b").isna().all()
+    assert any(
+        "1 of 2 series have no intervals" in n and n.endswith("b") for n in result.report["notes"]
+    )
+    assert set(result.report["coverage"][0]["by_series"]["series"]) == {"a"}
+
+
 @pytest.mark.parametrize(
     ("start", "freq", "tz", "first", "second"),
     [
