@@ -95,12 +95,16 @@ def save(
     spec: ModelSpec,
     scalings: list[SeriesScaling],
     force: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model folder; ``scalings`` in the order of ``spec.data.series``.
 
-    Raises as ``core.weights.folder.save_folder``.
+    ``dtype``: how the network's floating tensors are stored (None: as they are).  Raises as ``core.weights.folder.save_folder``.
     """
-    tensors: dict[str, Tensor] = {f"network/{k}": v for k, v in network.state_dict().items()}
+    tensors: dict[str, Tensor] = {
+        f"network/{name}": value.to(dtype) if dtype and value.is_floating_point() else value
+        for name, value in network.state_dict().items()
+    }
     for part in _SCALED:
         for what in ("mean", "std"):
             rows = np.stack([getattr(getattr(s, part), what) for s in scalings])
