@@ -39,10 +39,10 @@ from core import grid
 from core.errors import UsageError
 from core.mixers.base import BlockContext, check_choice, register_mixer
 
-FOURIER = 768
-"""From more positions on, Fourier transforms (32 x 512 channels, one thread, forward, scores or
-shifts: 2 against 8 ms at 96 positions, 3 to 12 at 144, 210 to 300 at 768; 8 at 2,000: 370 to 180).
-"""
+FOURIER = 384
+"""From more positions on, Fourier transforms.  Scores and shifts of 32 x 512 channels, forward, one
+thread: 7 ms by matrices against 12 at 96 positions, 9 to 18 at 144, 64 to 52 at 360, 453 to 333 at
+768; of 8 x 512 at 2,000: 735 to 119."""
 
 Delays = Literal["batch", "sample"]
 

@@ -17,6 +17,9 @@ An embedding is a circular convolution of width 3 of the variates plus a linear 
 covariates; with the calendar's features that is the published one, and positions have none of
 their own.
 
+With their weights it forecasts what thuml/Autoformer does, in training mode too, to 2e-6 (published
+sizes, 8 windows of 96 stamps).
+
 Deviates from the authors' code: ``label`` is cut to L; a moving average of even width has the longer
 half ahead, where theirs loses a stamp and fails; each window keeps its own lags outside training,
 as theirs, and ``delays`` chooses for training (see core's "autocorrelation" mixer, which also says

@@ -20,7 +20,7 @@ def tensors(rows: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[T
 
 @pytest.mark.parametrize("rows", [(1,), (4,), (3, 7), (2, 2, 5)])  # chunks of 4: below, on, above
 def test_equals_the_formula(rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 4)
+    monkeypatch.setattr(module, "BYTES", 4 * 11 * 8)
     inputs = tensors(rows)
     got, wanted = feed_forward(*inputs), reference(*inputs)
     torch.testing.assert_close(got, wanted)
@@ -36,7 +36,7 @@ def test_equals_the_formula(rows: tuple[int, ...], monkeypatch: pytest.MonkeyPat
 
 
 def test_dropout_is_that_of_the_hidden_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 4)
+    monkeypatch.setattr(module, "BYTES", 4 * 11 * 8)
     inputs, rate = tensors((10,)), 0.3
     torch.manual_seed(5)
     got = feed_forward(*inputs, rate)
