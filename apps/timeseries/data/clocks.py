@@ -1,4 +1,4 @@
-"""The clock of a file: its stamps, and the frequency that its series share or do not."""
+"""The clock of a file: the frequency that its series share or do not, and the grid it makes."""
 
 from __future__ import annotations
 
@@ -7,26 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from pandas.api import types
 
-from apps.timeseries.data import frequency, problems, repair, roles, stamps, wording
-from apps.timeseries.data.cells import numbers
+from apps.timeseries.data import frequency, problems, repair, wording
 from apps.timeseries.data.problems import Found
 from apps.timeseries.data.repair import Rows
-from apps.timeseries.data.roles import Roles
 from apps.timeseries.data.tables import Table
 from core.errors import DataError, UsageError
 
 _HOUR = 3_600_000_000_000
 _DAY = 24 * _HOUR
-
-
-def check_options(freq: str | None, tz: str | None) -> None:
-    """UsageError for a frequency or a time zone that there is not."""
-    if freq is not None:
-        frequency.normalise(freq)
-    if tz is not None:
-        stamps.localise(pd.DatetimeIndex(["2000-01-01"]), np.zeros(1, np.intp), tz, "", [])
+MAX_GRID = 20_000_000
+"""Steps from the first to the last stamp of a series: 38 years of minutes."""
 
 
 @dataclass
@@ -35,6 +26,7 @@ class Clock:
 
     times: pd.Index
     named: bool  # whether messages name the series
+    source: str = ""  # the file's name, for messages
     freqs: dict[str, str | None] = field(default_factory=dict)
     declared: str | None = None
     refused: set[str] = field(default_factory=set)  # series without a grid
@@ -169,7 +161,7 @@ class Clock:
             looks = f"they look like {own}" if own else "they follow none"
             found.add(
                 "off-grid",
-                f"{int(off.sum()):,} stamps are not of --freq {self.declared} ({looks}), the first "
+                f"{wording.some(int(off.sum()), 'stamp is', 'stamps are')} not of --freq {self.declared} ({looks}), the first "
                 f"{wording.stamp(clock[int(off.argmax())])}",
                 "declare the right one, or bring them onto it with --agg mean (or sum)",
                 series=rows.id if self.named else None,
@@ -198,6 +190,7 @@ class Clock:
             rows = rows.take(~again)
         onto = self.declared if agg is not None else None
         if onto is not None and problems.off_grid(rows.times, onto).any():
+            self._bounded(rows.times, onto)
             rows = repair.resample(rows, onto, agg or "mean")
             self.resampled = True
         return rows, freq
@@ -233,11 +226,30 @@ class Clock:
         if isinstance(times, pd.DatetimeIndex):
             if freq is None or len(times) == 0:
                 return times
+            self._bounded(times, freq)
             return frequency.grid(times[0], times[-1], freq, times)
         if len(times) < 2 or id in self.refused:
             return times
         step = problems.step_of(times) or 1
+        self._bounded(times, None, step)
         return pd.RangeIndex(int(times[0]), int(times[-1]) + step, step)
+
+    def _bounded(self, times: pd.Index, freq: str | None, step: int = 1) -> None:
+        """DataError for a clock of which one stamp lies so far away that the grid has no end."""
+        if len(times) == 0:
+            return
+        if isinstance(times, pd.DatetimeIndex):
+            ns = times[[0, -1]].as_unit("ns").asi8.astype(float)  # 300 years overflow as integers
+            count = (ns[1] - ns[0]) / (365.25 * _DAY) * _per_year(freq or "D")
+        else:
+            count = (int(times[-1]) - int(times[0])) / step
+        if count > MAX_GRID:
+            every = f"--freq {freq}" if freq else f"{step}"
+            raise DataError(
+                f"{self.source}: from {wording.stamp(times[0])} to {wording.stamp(times[-1])} there are "
+                f"{count:,.0f} steps of {every}, more than {MAX_GRID:,}; correct the first or last stamp, "
+                "or use a coarser --freq with --agg"
+            )
 
 
 def _tell_duplicates(id: str | None, rows: Rows, again: np.ndarray, found: Found) -> None:
@@ -247,7 +259,7 @@ def _tell_duplicates(id: str | None, rows: Rows, again: np.ndarray, found: Found
     same = all(np.array_equal(part[at - 1], part[at], equal_nan=True) for part in parts)
     found.add(
         "duplicates",
-        f"{int(again.sum()):,} stamps occur more than once, the first {first} "
+        f"{wording.some(int(again.sum()), 'stamp occurs', 'stamps occur')} more than once, the first {first} "
         f"({'with the same' if same else 'with different'} numbers)",
         "merge them with --agg mean, sum, first or last"
         + (", or name the series with --id" if id is None else ""),
@@ -277,54 +289,3 @@ def even(times: pd.Index) -> pd.Index:
         return pd.Index(found)
     step = int(steps[0]) if len(steps) else 1
     return pd.RangeIndex(int(found[0]), int(found[-1]) + step, step)
-
-
-def read_clock(
-    table: Table, given: Roles, codes: np.ndarray, *, day_first: bool | None, tz: str | None
-) -> Clock:
-    """The stamps of all rows. Raises as ``stamps.parse``; DataError for numbers that are no steps."""
-    named = given.id is not None
-    if given.time is None:
-        if tz is not None:
-            raise UsageError(f"{table.name} has no stamps, so it has no --tz; leave it out")
-        table.notes.append("no column of stamps: rows are counted from 0")
-        steps = pd.Series(codes).groupby(codes).cumcount().to_numpy(np.int64)
-        return Clock(pd.Index(steps), named)
-    values, where = table.frame[given.time], f"{table.name}: column '{given.time}'"
-    times: pd.DatetimeIndex | None
-    if types.is_datetime64_any_dtype(values.dtype):
-        if values.isna().any():
-            row = int(values.isna().to_numpy().argmax()) + 1
-            raise DataError(f"{where}: row {row} has no stamp; fill it in or remove the row")
-        times = pd.DatetimeIndex(values)
-    elif not roles.is_text(values):
-        whole, _ = numbers(values, table.decimal)
-        if not np.isfinite(whole).all() or (whole != np.floor(whole)).any():
-            row = int((~np.isfinite(whole) | (whole != np.floor(whole))).argmax()) + 1
-            raise DataError(
-                f"{where}: row {row} is neither a stamp nor a whole number; correct it or name the "
-                "right column with --time"
-            )
-        integers = whole.astype(np.int64)
-        times = stamps.from_integers(integers, given.time, table.notes)
-        if times is None:
-            table.notes.append(f"'{given.time}' counts steps: no dates")
-            if tz is not None:
-                raise UsageError(f"{table.name} has no dates, so it has no --tz; leave it out")
-            return Clock(pd.Index(integers), named)
-    else:
-        if given.time_of_day is not None:
-            table.notes.append(f"stamps of '{given.time}' and '{given.time_of_day}' together")
-            values = values.astype(str) + " " + table.frame[given.time_of_day].astype(str)
-        times = stamps.parse(values, where, day_first, table.notes)
-    # The range of nanoseconds in 64 bits; 9999-12-31 often means that there is no date.
-    outside = (times.year < 1678) | (times.year > 2261)
-    if outside.any():
-        row = int(outside.argmax())
-        raise DataError(
-            f"{where}: row {row + 1}: {times[row].date()} is not between 1678 and 2261; correct it or "
-            "remove the row"
-        )
-    if tz is not None:
-        times = stamps.localise(times, codes, tz, where, table.notes)
-    return Clock(times, named)

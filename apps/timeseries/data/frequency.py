@@ -13,6 +13,7 @@ finds the grid of a clock that has gaps.
 from __future__ import annotations
 
 import re
+from functools import cache
 from math import gcd
 
 import numpy as np
@@ -31,6 +32,7 @@ _OLD = {"H": "h", "T": "min", "S": "s", "L": "ms", "U": "us", "M": "ME", "Q": "Q
         "monthly": "MS", "quarterly": "QS", "yearly": "YS"}  # fmt: skip
 
 
+@cache
 def normalise(freq: str) -> str:
     """The full form of an alias; old ones (``H``, ``T``, ``M``, ``Q``, ``Y``) are understood.
 

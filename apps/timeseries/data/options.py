@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apps.timeseries.data import clocks, repair, roles
+from apps.timeseries.data import clock_column, repair, roles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Options:
 
     def __post_init__(self) -> None:
         repair.check_options(self.fill, self.agg, self.max_gap)
-        clocks.check_options(self.freq, self.tz)
+        clock_column.check_options(self.freq, self.tz)
 
     @property
     def roles(self) -> dict[str, tuple[str, ...]]:

@@ -112,7 +112,8 @@ def find_gaps(id: str | None, times: pd.Index, grid: pd.Index, found: Found) -> 
     first, after = wording.stamp(absent[0]), times[min(at, len(times) - 1)]
     found.add(
         "gaps",
-        f"{len(absent):,} stamps are missing, the first {first} (after it comes {wording.stamp(after)})",
+        f"{wording.some(len(absent), 'stamp is', 'stamps are')} missing, the first {first} "
+        f"(the next there is: {wording.stamp(after)})",
         FILL,
         series=id,
         count=len(absent),
@@ -168,7 +169,7 @@ def _absent(id: str | None, times: pd.Index, column: np.ndarray, name: str, foun
         first = wording.stamp(times[int(infinite.argmax())])
         found.add(
             "inf",
-            f"{int(infinite.sum()):,} infinite numbers, the first at {first}",
+            f"{wording.some(int(infinite.sum()), 'infinite number', 'infinite numbers')}, the first at {first}",
             "read them as missing with --sentinel inf --sentinel=-inf and a --fill",
             count=int(infinite.sum()),
             first=first,
@@ -182,7 +183,7 @@ def _absent(id: str | None, times: pd.Index, column: np.ndarray, name: str, foun
         fix = "leave it out, or cut the file's beginning" if missing[0] else remedy
         found.add(
             "missing",
-            f"{int(missing.sum()):,} missing numbers, the first at {first}",
+            f"{wording.some(int(missing.sum()), 'missing number', 'missing numbers')}, the first at {first}",
             fix,
             count=int(missing.sum()),
             first=first,
@@ -204,7 +205,7 @@ def _sentinels(id: str | None, times: pd.Index, column: np.ndarray, name: str, s
         first = wording.stamp(times[int(at.argmax())])
         found.add(
             "sentinel",
-            f"{value:g} stands {int(at.sum()):,} times, first at {first}, far from all other numbers",
+            f"{value:g} stands {wording.some(int(at.sum()), 'time', 'times')}, first at {first}, far from all other numbers",
             f"read it as missing with --sentinel={value:g} and a --fill, or keep it with --sentinel nan",
             series=id,
             column=name,
@@ -227,7 +228,7 @@ def _outliers(id: str | None, times: pd.Index, values: np.ndarray, names: list[s
             first = wording.stamp(times[int(far.argmax())])
             found.add(
                 "outliers",
-                f"{int(far.sum()):,} numbers lie more than 20 interquartile ranges from the median, "
+                f"{wording.some(int(far.sum()), 'number lies', 'numbers lie')} more than 20 interquartile ranges from the median, "
                 f"the first at {first}",
                 "look at them",
                 series=id,
@@ -297,7 +298,7 @@ def off_grid(times: pd.DatetimeIndex, freq: str) -> np.ndarray:
     step = frequency.absolute_step(freq)
     if step is not None:
         ns = times.as_unit("ns").asi8
-        return (ns - ns[0]) % step != 0
+        return ns % step != ns[0] % step  # a difference of 300 years overflows
     if len(times) == 0:
         return np.zeros(0, bool)
     return ~times.isin(frequency.grid(times[0], times[-1], freq, times))

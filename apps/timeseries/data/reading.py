@@ -1,6 +1,6 @@
 """From a file to a panel: the one way into this application.
 
-table (``tables``) -> roles of columns (``roles``) -> stamps (``clocks``) -> rows grouped by series
+table (``tables``) -> roles of columns (``roles``) -> stamps (``clock_column``) -> rows grouped by series
 -> repairs that were asked for (``repair``) -> problems (``problems``) -> ``Panel``.
 
 Rows are sorted and grouped once and series are slices of the result: 1,000 series of 1,000 stamps
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from apps.timeseries.data import clocks, repair, roles, wording
+from apps.timeseries.data import clock_column, repair, roles, wording
 from apps.timeseries.data.assembly import Assembly
 from apps.timeseries.data.cells import numbers
 from apps.timeseries.data.clocks import Clock
@@ -127,7 +127,7 @@ def read(path: Path | str | pd.DataFrame, options: Options, deep: bool = False) 
     table.notes.insert(0, given.note())
     found = Found()
     codes, ids = _series(table, given.id)
-    clock = clocks.read_clock(table, given, codes, day_first=options.day_first, tz=options.tz)
+    clock = clock_column.read_clock(table, given, codes, day_first=options.day_first, tz=options.tz)
     columns = _columns(table, given, found)
     blocks = _blocks(table, clock, codes, ids, columns, tuple(options.sentinels or ()))
     clock.settle(blocks, table, found, freq=options.freq, agg=options.agg)
@@ -201,7 +201,7 @@ def _columns(table: Table, given: Roles, found: Found) -> _Columns:
                 row = int(wrong.argmax())
                 found.add(
                     "not-a-number",
-                    f"{int(wrong.sum()):,} cells are no numbers, the first "
+                    f"{wording.some(int(wrong.sum()), 'cell is no number', 'cells are no numbers')}, the first "
                     f"'{table.frame[name].iloc[row]}' in row {row + 1}",
                     "correct them, or leave them empty and use --fill, or leave the column out",
                     column=name,

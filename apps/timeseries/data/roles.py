@@ -156,7 +156,7 @@ def _find_time(table: Table, used: set[str]) -> str | None:
     frame = table.frame
     by_lower = {str(c).lower(): str(c) for c in reversed(frame.columns) if c not in used}
     for wanted in TIME_NAMES:
-        if wanted in by_lower and not types.is_float_dtype(frame[by_lower[wanted]].dtype):
+        if wanted in by_lower and not _has_fractions(frame[by_lower[wanted]]):
             values = frame[by_lower[wanted]]
             if wanted == "time" and is_text(values) and _all_match(values, _TIME_OF_DAY):
                 continue  # the time of day, of a date in another column
@@ -174,6 +174,13 @@ def _find_time(table: Table, used: set[str]) -> str | None:
         if is_text(frame[one]) and stamps.looks_like_stamps(frame[one]):
             return one
     return None
+
+
+def _has_fractions(values: pd.Series) -> bool:
+    if not types.is_float_dtype(values.dtype):
+        return False
+    seen = values.dropna().to_numpy()
+    return len(seen) == 0 or not (np.isfinite(seen).all() and (seen == np.floor(seen)).all())
 
 
 def _increases(values: pd.Series) -> bool:
@@ -201,7 +208,7 @@ def _find_id(table: Table, used: set[Any], time: str | None) -> str | None:
     frame = table.frame
     by_lower = {str(c).lower(): str(c) for c in reversed(frame.columns) if c not in used}
     for wanted in ID_NAMES:
-        if wanted in by_lower and not types.is_float_dtype(frame[by_lower[wanted]].dtype):
+        if wanted in by_lower and not _has_fractions(frame[by_lower[wanted]]):
             one = by_lower[wanted]
             # `id` may be the number of the row.
             if wanted == "unique_id" or not frame[one].is_unique:

@@ -15,7 +15,7 @@ import io
 import itertools
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +117,17 @@ def _parquet(path: Path, name: str) -> Table:
         raise DataError(f"{name} is not a readable Parquet file ({error})") from error
     if frame.index.name is not None or not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index()
-    return Table(frame, name, sha256(path), notes=["Parquet"])
+    notes = ["Parquet"]
+    nested = [c for c in frame.columns if frame[c].dtype == object and _is_nested(frame[c])]
+    if nested:
+        notes.append(f"columns left out, whose cells hold several values: {', '.join(nested)}")
+        frame = frame.drop(columns=nested)
+    return Table(frame, name, sha256(path), notes=notes)
+
+
+def _is_nested(values: pd.Series) -> bool:
+    seen = values.dropna().head(1)
+    return len(seen) > 0 and not isinstance(seen.iloc[0], Hashable)
 
 
 def _excel(path: Path, name: str, sheet: str | None, text: Callable[[str], bool]) -> Table:
@@ -270,14 +280,22 @@ def _csv(path: Path, name: str, text: Callable[[str], bool], decimal: str | None
     return Table(frame, name, digest, decimal, notes)
 
 
+_STAMP = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+
+
 def _check_header(header: list[str], rows: list[list[str]], name: str) -> None:
     """DataError for a file whose first row is data, repeats a name, or is of another length."""
     whole = [re.fullmatch(r"\d+", cell) for cell in header]
     numbers = [NUMBER.fullmatch(cell) for cell in header]
-    stamp = re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}", header[0])
+    stamp = _STAMP.match(header[0])
     if (all(numbers) and not all(whole)) or (stamp and all(numbers[1:]) and len(header) > 1):
         raise DataError(
             f"{name}: the first row holds data ('{header[0]}', ...), not names; add a header row"
+        )
+    if len(header) > 3 and all(_STAMP.match(cell) for cell in header[1:]):
+        raise DataError(
+            f"{name}: its columns are stamps ('{header[1]}', ...); turn the table, so that each stamp is "
+            "a row"
         )
     seen: set[str] = set()
     for cell in header:
@@ -290,6 +308,7 @@ def _check_header(header: list[str], rows: list[list[str]], name: str) -> None:
             raise DataError(
                 f"{name}: line {number} has {len(row)} fields and the header {len(header)}; every "
                 "row needs as many fields as the header"
+                + (", and no line may stand above it" if len(header) == 1 else "")
             )
 
 

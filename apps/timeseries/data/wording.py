@@ -10,6 +10,11 @@ _HOUR = 3_600_000_000_000
 _DAY = 24 * _HOUR
 
 
+def some(count: int, one: str, more: str) -> str:
+    """``1 stamp is`` or ``3 stamps are``."""
+    return f"{count:,} {one if count == 1 else more}"
+
+
 def stamp(value: Any) -> str:
     """A stamp as a person writes it: no seconds where there are none."""
     if not isinstance(value, pd.Timestamp):

@@ -70,7 +70,7 @@ def test_gap_of_an_integer_clock(save):
 def test_duplicate_stamp(wide, save):
     table = wide()
     path = save(pd.concat([table.iloc[:60], table.iloc[59:]]))
-    refused(path, "occur more than once", "2020-01-03 11:00", "same numbers", "--agg")
+    refused(path, "1 stamp occurs more than once", "2020-01-03 11:00", "same numbers", "--agg")
     assert reported(path, "duplicates")["count"] == 1
     np.testing.assert_allclose(read_panel(path, agg="mean").series[0].values, table[["v0", "v1"]])
 
@@ -198,7 +198,7 @@ def test_a_short_series_has_the_frequency_of_the_others(long, save):
 @pytest.mark.parametrize("missing", [[20], [20, 50, 51]])
 def test_holidays_among_business_days_are_gaps(wide, save, missing):
     path = save(wide(100, "B").drop(index=missing))
-    refused(path, f"{len(missing)} stamps are missing")
+    refused(path, "1 stamp is missing" if len(missing) == 1 else "3 stamps are missing")
     assert read_panel(path, fill="ffill").freq == "B"
 
 
@@ -388,6 +388,25 @@ def test_no_header_row(save):
     refused(save("1.5,2.5\n3.5,4.5\n"), "first row holds data")
 
 
+def test_lines_above_the_header(save):
+    text = "Sales of 2020\n\ndate,a\n2020-01-01,1\n2020-01-02,2\n"
+    refused(save(text), "no line may stand above it")
+
+
+def test_a_table_that_lies_on_its_side(save):
+    text = "series,2020-01-01,2020-01-02,2020-01-03\na,1,2,3\nb,2,3,4\n"
+    refused(save(text), "its columns are stamps", "turn the table")
+
+
+def test_a_stamp_so_far_away_that_the_grid_has_no_end(save):
+    steps = save(pd.DataFrame({"time_idx": [0, 1, 2, 3, 10**12], "a": np.arange(5.0)}))
+    refused(steps, "1,000,000,000,000 steps", "correct the first or last stamp")
+    stamps = ["1700-01-01 00:00:00", "1800-01-01 00:00:02", "2250-01-01 00:00:00"]
+    dates = save(pd.DataFrame({"date": stamps, "a": np.arange(3.0)}), "d.csv")
+    refused(dates, "steps of --freq s", freq="s")
+    refused(dates, "steps of --freq s", freq="s", agg="mean", fill="ffill")
+
+
 def test_columns_of_the_same_name(save):
     refused(save("date,a,a\n2020-01-01,1,2\n"), "two columns are called 'a'")
 
@@ -454,4 +473,4 @@ def test_several_problems_are_counted(wide, save):
     table = wide()
     table.loc[5, "v0"] = np.inf
     table.loc[9, "v1"] = np.nan
-    refused(save(table.drop(index=60)), "1 stamps are missing", "2 other kinds of problem: run check")  # fmt: skip
+    refused(save(table.drop(index=60)), "1 stamp is missing", "2 other kinds of problem: run check")  # fmt: skip

@@ -100,7 +100,9 @@ def test_latin_1_bytes_are_read_with_a_note(wide, save):
 
 
 def test_latin_1_beyond_the_first_block(save):
-    rows = "".join(f"2020-01-{i % 28 + 1:02d},x{i // 28},{i}\n" for i in range(80_000))
+    pad = "-" * 300
+    rows = "".join(f"2020-01-{i % 28 + 1:02d},x{i // 28}{pad},{i}\n" for i in range(4_200))
+    assert len(rows) > 1 << 20
     panel = read_panel(save(("ds,unique_id,y\n" + rows).encode() + b"2020-02-01,\xe9,1\n"))
     assert panel.series[-1].id == "é"
 
@@ -161,6 +163,21 @@ def test_unix_time_is_utc(save):
     assert str(panel.series[0].times.tz) == "UTC"
     assert panel.freq == "h"
     assert "Unix time in ms" in notes(panel)
+
+
+def test_unix_time_with_a_decimal_point(save):
+    table = pd.DataFrame({"timestamp": 1.6e9 + 3600.0 * np.arange(9), "a": np.arange(9.0)})
+    panel = read_panel(save(table))
+    assert panel.freq == "h"
+    assert panel.targets == ("a",)
+
+
+def test_nested_columns_of_parquet_are_left_out(wide, tmp_path):
+    table = wide().assign(both=[[1, 2]] * 120)
+    table.to_parquet(tmp_path / "n.parquet")
+    panel = read_panel(tmp_path / "n.parquet")
+    assert panel.targets == ("v0", "v1")
+    assert "several values: both" in notes(panel)
 
 
 def test_date_and_time_of_day_in_two_columns(save):
