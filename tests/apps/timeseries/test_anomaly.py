@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from apps.timeseries.anomaly import FILES, detect, print_report, threshold_of
+from apps.timeseries.anomaly import FILES, detect, print_report, rolling_thresholds, threshold_of
 from apps.timeseries.data.panel import Panel, Series
 from core.errors import DataError, UsageError
 
@@ -35,9 +35,12 @@ def wave(T: int, columns: int = 1, seed: int = 0, noise: float = 1.0) -> np.ndar
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05])
-@pytest.mark.parametrize("model", ["seasonal-naive", "seasonal-mean"])
-def test_alarm_rate_on_clean_data(rate: float, model: str) -> None:
-    result = detect(wide(wave(20_000, columns=2)), model, rate=rate)
+@pytest.mark.parametrize(
+    ("model", "rolling"),
+    [("seasonal-naive", True), ("seasonal-naive", False), ("seasonal-mean", True)],
+)
+def test_alarm_rate_on_clean_data(rate: float, model: str, rolling: bool) -> None:
+    result = detect(wide(wave(20_000, columns=2)), model, rate=rate, rolling=rolling)
     report = result.report
     alarms, values = report["alarms"], report["monitored"]
     assert values > 19_000
@@ -62,7 +65,7 @@ def test_alarm_rate_of_independent_residuals_is_binomial() -> None:
     T, rate, seen = 4000, 0.02, []
     for seed in range(20):
         values = np.random.default_rng(seed).standard_t(4, size=(T, 1))
-        report = detect(wide(values), Mean(), rate=rate).report
+        report = detect(wide(values), Mean(), rate=rate, rolling=False).report
         n = report["per_series"]["a"]["calibrated_on"]
         rank = int(np.ceil((n + 1) * (1 - rate) - 1e-9))
         law = stats.betabinom(report["monitored"], n + 1 - rank, rank)
@@ -193,6 +196,29 @@ def test_files_and_print(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert "alarm rate measured inside the calibration part" in text
     with pytest.raises(UsageError, match="already exists"):
         detect(wide(values), "seasonal-naive", out=out)
+
+
+def test_a_rolling_threshold_keeps_the_rate_where_errors_grow() -> None:
+    T = 12_000
+    values = (
+        wave(T) * 0 + np.random.default_rng(0).normal(size=(T, 1)) * np.linspace(1, 3, T)[:, None]
+    )
+    fixed, renewed = (
+        detect(wide(values), "last-value", rate=0.02, rolling=rolling).report
+        for rolling in (False, True)
+    )
+    assert fixed["alarm_rate"] > 0.08
+    assert any("change over time" in note for note in fixed["notes"])
+    assert renewed["alarm_rate"] == pytest.approx(0.02, abs=0.012)
+
+
+def test_rolling_thresholds_are_those_of_the_scores_before() -> None:
+    scores = np.random.default_rng(0).random(300)
+    scores[[3, 150, 151]] = np.nan
+    found = rolling_thresholds(scores, 60, 0.1, 40)
+    for i, limit in enumerate(found):
+        before = scores[: 60 + i]
+        assert limit == threshold_of(before[~np.isnan(before)][-40:], 0.1)
 
 
 def test_threshold_is_the_right_order_statistic() -> None:
