@@ -72,7 +72,7 @@ class Running(NamedTuple):
     """Of each sequence (b, 1): its first stamp, how many there were, their sums less the first."""
 
     first: Tensor
-    count: Tensor
+    stamps: Tensor
     total: Tensor
     squares: Tensor
 
@@ -256,7 +256,7 @@ def _normalised(tokens: Tensor, before: Running | None) -> tuple[Tensor, Tensor,
         before = Running(tokens[:, 0, :1], zero, zero, zero)
     away = (tokens - before.first[:, None]).detach()
     steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device, dtype=tokens.dtype)
-    count = before.count[:, None] + tokens.shape[2] * steps[:, None]
+    count = before.stamps[:, None] + tokens.shape[2] * steps[:, None]
     total = before.total[:, None] + away.sum(2, keepdim=True).cumsum(1)
     squares = before.squares[:, None] + away.square().sum(2, keepdim=True).cumsum(1)
     shift = total / count

@@ -1,0 +1,1 @@
+"""Multivariate classification: which class does a whole series belong to?"""
