@@ -98,6 +98,10 @@ READING: dict[str, tuple[Any, Any]] = {
         Annotated[str, typer.Option(help="Gaps: none, ffill, interpolate or seasonal.")],
         "none",
     ),
+    "max_gap": (
+        Annotated[int | None, typer.Option(help="Fill no longer gap than this.", min=1)],
+        None,
+    ),
     "agg": (
         Annotated[str | None, typer.Option(help="Duplicates: mean, sum, first or last.")],
         None,
