@@ -302,11 +302,14 @@ def _learn(
     alpha = alpha.copy()
     if joint:
         news = made[before[-1] : now[-1]].max(axis=1, keepdims=True)  # (news, 1, N), NaN stays
-        steps = rate * (target - news)
-        alpha += np.nansum(steps, axis=0)
+        alpha += np.nansum(rate * (target - news), axis=0)
     else:
-        for s in np.flatnonzero(now > before):
-            alpha[s] += np.nansum(rate * (target - made[before[s] : now[s], s]), axis=0)
+        steps = np.arange(len(now))
+        for later in range(int((now - before).max())):  # one, where origins are a row apart
+            rows = before + later
+            news = made[np.minimum(rows, len(made) - 1), steps]  # (H, N)
+            counts = (rows < now)[:, None] & ~np.isnan(news)
+            alpha += np.where(counts, rate * (target - news), 0.0)
     return np.clip(alpha, target / 10, min(3 * target, 0.95))
 
 
