@@ -19,7 +19,9 @@ class Recipe:
     ``rate`` the learning rate, ``halving`` whether it halves after the second epoch and every later
     one (else cosine), ``loss`` "mse", "mae" or "weighted-mae" (step h counts h ** -0.5), ``batch``
     windows, ``epochs`` at most, ``patience`` epochs without a better validation, ``average`` the
-    decay of the moving average of the weights that is validated and kept (None: none is).
+    decay of the moving average of the weights that is validated and kept (None: none is). No paper's
+    code averages; a single step's weights are noisier (ETTh1-96, three seeds of OLinear: MSE 0.3614
+    to 0.3649 without).
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -29,7 +31,7 @@ class Recipe:
     batch: int = 32
     epochs: int = 10
     patience: int = 3
-    average: float | None = None
+    average: float | None = 0.99
     marks: bool = False  # calendar features as known covariates
 
 
@@ -192,7 +194,6 @@ _add(
             # what follows changes the third digit; a single epoch's weights change it as much.
             epochs=8,
             patience=8,
-            average=0.99,
         ),
         published="jackyue1994/OLinear scripts, lookback 96, but 8 epochs of 30 and averaged weights",
         protocols={
