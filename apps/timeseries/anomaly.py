@@ -9,7 +9,8 @@ exchangeable with those of the calibration part, an alarm there has a probabilit
 
 Errors of real series grow and shrink over months, and a threshold that was right once is wrong then
 (asked for 1 % by seasonal mean, ETTh1 gave 2.4 %; renewed, 1.3 %).  So it is renewed at each row
-from the latest scores before it unless ``rolling`` is off; a lasting change of the errors then alarms at first and not for ever.
+from the latest scores before it unless ``rolling`` is off; a lasting change of the errors then
+alarms at first and not for ever.
 
 A series with too few rows for the rate takes the threshold of the calibration scores of all such
 series together, which stays.

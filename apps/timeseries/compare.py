@@ -20,13 +20,11 @@ from apps.timeseries.backtest import (
     CSV,
     JSON,
     MARKDOWN,
-    Backtest,
     backtest,
-    markdown_table,
     write_frame,
 )
-from apps.timeseries.backtest import markdown as backtest_markdown
-from apps.timeseries.backtest import print_report as print_backtest
+from apps.timeseries.backtest_report import markdown as backtest_markdown
+from apps.timeseries.backtest_report import markdown_table, show
 from apps.timeseries.data.panel import Panel
 from apps.timeseries.scoring import ALPHA, REFERENCE, holm, overlap, p_text, percent, skill
 from core.errors import UsageError
@@ -120,7 +118,7 @@ def print_report(result: Comparison) -> None:
     """Table, pairs and conclusion for a person, on standard output."""
     from rich.console import Console
 
-    print_backtest(Backtest(result.report, result.frame, None))
+    show(result.report)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print()
     for name, rank in result.report["ranks"].items():
