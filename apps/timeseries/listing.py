@@ -133,3 +133,23 @@ def print_evaluation(report: Mapping[str, Any]) -> None:
     print(f"  {'':<18}{'MSE':>9}{'MAE':>9}")
     for name, row in {report["model"]: report, **report["naive"]}.items():
         print(f"  {name:<18}{row['mse']:>9.4f}{row['mae']:>9.4f}")
+
+
+def print_classification(report: Mapping[str, Any], out: Any) -> None:
+    """How well ``classify`` did, for a person."""
+    about = report["train"]
+    print(
+        f"{about['fitted']} training cases fitted, {about['held_back']} held back to choose; classes "
+        f"{', '.join(report['classes'])}"
+    )
+    scores = report.get("scores")
+    if scores:
+        lo, hi = scores["interval"]
+        print(
+            f"accuracy on the test file: {scores['accuracy']:.3f} [{lo:.3f}, {hi:.3f}] of "
+            f"{scores['cases']} cases"
+        )
+        for name, accuracy in report["baselines"].items():
+            if accuracy is not None:
+                print(f"  {name.replace('_', ' ')}: {accuracy:.3f}")
+    print(f"model and report.json in {out}")

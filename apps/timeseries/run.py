@@ -66,6 +66,10 @@ Settings = Annotated[
 ]
 MaxSteps = Annotated[int | None, typer.Option(help="Training steps at most.", min=1)]
 MaxMinutes = Annotated[float | None, typer.Option(help="Training time at most.", min=0.01)]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Spread series over Ray: local, auto or an address.", show_default=False),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
 
 READING: dict[str, tuple[Any, Any]] = {
@@ -268,6 +272,7 @@ def forecast(
     calibration: Annotated[
         int, typer.Option(help="Past origins that make the intervals, at most.", min=0)
     ] = 200,
+    ray: Ray = None,
     force: Force = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -291,6 +296,7 @@ def forecast(
         series=series,
         season=season,
         calibration=calibration,
+        ray=ray,
         force=force,
         device=str(cli.pick_device(device)),
         progress=_progress(quiet, json),
@@ -552,6 +558,105 @@ def evaluate(
         progress=_progress(quiet, json),
     )
     cli.emit(report, as_json=json, human=lambda: print_evaluation(report))
+
+
+@app.command()
+@shares(reading=READING)
+def tune(
+    file: File,
+    out: Out,
+    horizon: Horizon,
+    model: Annotated[str, typer.Option(help="A model's name; see models.")] = "itransformer",
+    lookback: Annotated[
+        list[int], typer.Option(help="Stamps of history; several are searched. Repeat.")
+    ] = [96],  # noqa: B006 (typer copies it)
+    trials: Annotated[int, typer.Option(help="Settings to try.", min=1)] = 20,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(help="name=low:high, name=low:high:log or name=a,b,c; repeat."),
+    ] = None,
+    setting: Settings = None,
+    objective: Annotated[str, typer.Option(help="mae or mse, on validation rows.")] = "mae",
+    protocol: Annotated[
+        str | None, typer.Option(help="Borders of a benchmark instead of 80, 10 and 10 %.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Training steps of a trial at most.", min=1)
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Time of all trials together.", min=0.01)
+    ] = None,
+    resume: Resume = False,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    *,
+    reading: dict[str, Any],
+) -> None:
+    """Search settings with Optuna on validation rows: best.yaml and a fit command."""
+    cli.set_threads(threads)
+    from apps.timeseries.tune import print_report
+    from apps.timeseries.tune import tune as implementation
+
+    done = implementation(
+        file,
+        model,
+        horizon=horizon,
+        out=out,
+        lookback=lookback,
+        trials=trials,
+        max_minutes=max_minutes,
+        max_steps=max_steps,
+        search=search or (),
+        options=cli.parse_options(setting or ()),
+        objective=objective,
+        protocol=protocol,
+        seed=seed,
+        resume=resume,
+        force=force,
+        device=cli.pick_device(device),
+        progress=_progress(quiet, json),
+        **_reading(reading),
+    )
+    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+
+
+@app.command()
+def classify(
+    train: Annotated[
+        Path, typer.Argument(help="A UEA .ts file of labelled recordings.", show_default=False)
+    ],
+    out: Out,
+    test: Annotated[
+        Path | None, typer.Option(help="Another, looked at once, at the end.", show_default=False)
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Option, such as per_class=5 or epochs=80.")
+    ] = None,
+    force: Force = False,
+    seed: Seed = 0,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Learn classes of whole recordings with a ShapeFormer, beside nearest-neighbour baselines."""
+    cli.set_threads(threads)
+    from apps.timeseries.classification.classify import classify as implementation
+    from apps.timeseries.listing import print_classification
+
+    report = implementation(
+        train,
+        test,
+        out,
+        seed=seed,
+        force=force,
+        progress=_progress(quiet, json),
+        **cli.parse_options(setting or ()),
+    )
+    cli.emit(report, as_json=json, human=lambda: print_classification(report, out))
 
 
 @app.command()
