@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from apps.timeseries.models.base import Forecaster, Shape, register
 from core.blocks import BlockContext
 from core.errors import UsageError
+from core.grid import is_static
 from core.mixers.autocorrelation import Autocorrelation, AutocorrelationConfig, Delays
 from core.ops.dropout import dropout
 from core.ops.feed_forward import feed_forward
@@ -89,7 +90,8 @@ class Autoformer(Forecaster):
         self.head = nn.Linear(d, outputs)
 
     def forward(self, x: Tensor, past: Tensor | None = None, known: Tensor | None = None) -> Tensor:
-        if torch.is_grad_enabled() or self.training or len(x) <= WINDOWS:
+        whole = torch.is_grad_enabled() or self.training or not is_static(x.shape)
+        if whole or len(x) <= WINDOWS:
             return self.forecast(x, known)
         parts = [None] * len(x) if known is None else known.split(WINDOWS)
         return torch.cat(

@@ -248,3 +248,16 @@ def test_mistakes_are_explained() -> None:
         model(windows(model)[0])
     with pytest.raises(UsageError, match="Did you mean 'kernel'"):
         make(kernl=3)
+
+
+@torch.no_grad()
+def test_exported_with_any_number_of_windows() -> None:
+    model, batch = make(), torch.export.Dim("batch")
+    x, known = windows(model, 2)
+    shapes = {"x": {0: batch}, "known": {0: batch}}
+    exported = torch.export.export(
+        model, (), {"x": x, "known": known}, dynamic_shapes=shapes
+    ).module()
+    for count in (1, 40):
+        x, known = windows(model, count)
+        torch.testing.assert_close(exported(x=x, known=known), model(x, known=known))

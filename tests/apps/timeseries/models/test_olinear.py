@@ -169,3 +169,15 @@ def test_constant_series_and_too_few_rows() -> None:
     basis(train[:10], 9)
     with pytest.raises(DataError, match="9 training rows for a basis of 9 steps; give 10"):
         basis(train[:9], 9)
+
+
+@torch.no_grad()
+def test_exported_with_any_number_of_windows() -> None:
+    model, batch = make(), torch.export.Dim("batch")
+    shapes = {"x": {0: batch}}
+    exported = torch.export.export(
+        model, (), {"x": torch.randn(2, 13, 3)}, dynamic_shapes=shapes
+    ).module()
+    for windows in (1, 70):
+        x = torch.randn(windows, 13, 3)
+        torch.testing.assert_close(exported(x=x), model(x))
