@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import pandas as pd
 from apps.timeseries import calibrate, catalog
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel, Series
+from apps.timeseries.fanout import Mapper, fan_out
 from apps.timeseries.matching import listed, match, read_matching
 from core.errors import DataError, UsageError, unknown
 from core.files import require_writable, results_folder, sha256, write_json, write_text
@@ -66,6 +67,7 @@ def forecast(
     season: int | None = None,
     calibration: int = 200,
     max_series_plotted: int = 50,
+    ray: str | None = None,
     force: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -79,7 +81,8 @@ def forecast(
     ``levels`` (percent) of the intervals, pointwise, or of the whole path at once with ``joint``.
     They come from the model's own errors at up to ``calibration`` past origins of each series, all
     of them after what the model was trained on (see ``calibrate``); a series with too few gets
-    none, and a note says so.  ``series`` keeps the named ones alone.
+    none, and a note says so.  ``series`` keeps the named ones alone.  ``ray`` spreads them over
+    processes or machines, without GPUs (see ``fanout``).
 
     Raises UsageError for a horizon or level that cannot be, an untrained model and results that
     exist; DataError where the file lacks the model's columns, has another frequency or too little
@@ -91,7 +94,7 @@ def forecast(
         raise UsageError(f"calibration {calibration}: must be 0 (no intervals) or more")
     if out is not None:
         require_writable(Path(out), FILES, force)
-    predictor = _predictor(model, season, device)
+    predictor = _predictor(model, season, device if ray is None else "cpu")
     notes: list[str] = []
     steps = _steps(predictor, horizon, notes)
     panel = _panel(data, predictor, reading)
@@ -102,13 +105,13 @@ def forecast(
     clock = _clock(panel)
     run = _Run(panel, predictor, steps, wanted, joint, budget, record, clock, kept)
 
-    with Timer() as timer:
+    with fan_out(ray) as mapper, Timer() as timer:
         if out is None:
-            parts = list(run.parts(progress, max_series_plotted))
+            parts = list(run.parts(progress, max_series_plotted, mapper))
             report = _report(run, model, notes, timer)
             return Forecast(report, None, parts)
         with results_folder(Path(out), FILES, force=force) as folder:
-            _write_csv(folder / CSV, run.parts(progress, max_series_plotted), clock)
+            _write_csv(folder / CSV, run.parts(progress, max_series_plotted, mapper), clock)
             report = _report(run, model, notes, timer)
             _write_pictures(folder, run.fans, report)
             report["outputs"] = {name: sha256(folder / name) for name in (CSV, PNG, HTML)}
@@ -134,42 +137,39 @@ class _Run:
     without: list[str] = field(default_factory=list)  # series that got no intervals
     rows: int = 0
 
-    def parts(self, progress: Progress, plotted: int) -> Iterator[pd.DataFrame]:
+    def parts(
+        self, progress: Progress, plotted: int, mapper: Mapper = map
+    ) -> Iterator[pd.DataFrame]:
         """The rows of one series after another; what is reported and drawn gathers on the way."""
-        with progress.task("forecast", total=len(self.kept)) as task:
-            for series in self.panel:
-                if series.id in self.kept:
-                    yield self._one(series, plotted)
-                    task.advance(note=series.id)
-
-    def _one(self, series: Series, plotted: int) -> pd.DataFrame:
-        T, chosen = len(series), list(self.kept[series.id])
-        names = [self.panel.names(series)[n] for n in chosen]
-        yhat, quantiles = calibrate.predict(self.predictor, series, [T], self.steps)
-        if not np.isfinite(yhat).all():
-            raise DataError(
-                f"{self.panel.source}: series {series.id}: the forecast is no number; the history "
-                "has missing or extreme values, see check and repair them with --fill"
-            )
-        bands = calibrate.calibrate(
-            self.predictor, series, self.steps, self.levels, self.budget, joint=self.joint,
-            base=None if quantiles is None else quantiles[0],
+        chosen = [series for series in self.panel if series.id in self.kept]
+        work = partial(
+            _ahead, self.predictor, self.steps, self.levels, self.budget, self.joint,
+            self.panel.source,
         )  # fmt: skip
+        with progress.task("forecast", total=len(chosen)) as task:
+            for series, (yhat, bands) in zip(chosen, mapper(work, chosen)):
+                yield self._one(series, yhat, bands, plotted)
+                task.advance(note=series.id)
+
+    def _one(
+        self, series: Series, yhat: np.ndarray, bands: calibrate.Bands, plotted: int
+    ) -> pd.DataFrame:
+        chosen = list(self.kept[series.id])
+        names = [self.panel.names(series)[n] for n in chosen]
         self.record.add(self.panel.names(series), bands, chosen)
         for name, n in zip(names, chosen):
             given = [bool(np.isfinite(lo[:, n]).all()) for lo, _ in bands.offsets.values()]
             if sum(given) < len(self.levels):
                 self.without.append(name)
         times = future_times(series, self.steps, self.panel.source)
-        columns: dict[str, np.ndarray] = {"yhat": yhat[0][:, chosen].T.ravel()}
+        columns: dict[str, np.ndarray] = {"yhat": yhat[:, chosen].T.ravel()}
         bounds = {
-            level: (lo[:, chosen], hi[:, chosen])
-            for level, (lo, hi) in bands.around(yhat[0]).items()
+            level: (lo[:, chosen], hi[:, chosen]) for level, (lo, hi) in bands.around(yhat).items()
         }
         for level in self.levels:
             lo, hi = bounds.get(level, (np.full((self.steps, len(chosen)), np.nan),) * 2)
             columns |= {f"lo-{level:g}": lo.T.ravel(), f"hi-{level:g}": hi.T.ravel()}
-        self._draw(series, times, names, chosen, yhat[0], bounds, plotted)
+        self._draw(series, times, names, chosen, yhat, bounds, plotted)
         cutoff = series.observed[-1]
         self.cutoffs[series.id] = stamp_text(cutoff, self.clock)
         self.rows += len(names) * self.steps
@@ -205,6 +205,27 @@ class _Run:
             self.fans.append(
                 Fan(name, past_times.copy(), past[:, n].copy(), times, yhat[:, n], edges)
             )
+
+
+def _ahead(
+    predictor: Predictor,
+    steps: int,
+    levels: Sequence[float],
+    budget: calibrate.Budget,
+    joint: bool,
+    source: str,
+    series: Series,
+) -> tuple[np.ndarray, calibrate.Bands]:
+    """The forecast (H, N) of what follows a series, and its intervals."""
+    yhat, quantiles = calibrate.predict(predictor, series, [len(series)], steps)
+    if not np.isfinite(yhat).all():
+        raise DataError(
+            f"{source}: series {series.id}: the forecast is no number; the history "
+            "has missing or extreme values, see check and repair them with --fill"
+        )
+    base = None if quantiles is None else quantiles[0]
+    bands = calibrate.calibrate(predictor, series, steps, levels, budget, joint=joint, base=base)
+    return yhat[0], bands
 
 
 def future_times(series: Series, steps: int, source: str = "") -> pd.Index:

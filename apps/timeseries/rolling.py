@@ -17,7 +17,8 @@ a stride apart that keeps the windows' phase of the season wherever enough of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import gcd
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from apps.timeseries.data.panel import Panel, Series
+from apps.timeseries.fanout import Mapper
 from apps.timeseries.intervals import Conformal
 from core.errors import DataError, UsageError
 from core.progress import Progress, SilentProgress
@@ -221,15 +223,18 @@ class Runner:
     notes: list[str] = field(default_factory=list)
     seen: str | None = None  # the stamp a given model was trained until, if that is in the windows
 
-    def run(self, progress: Progress | None = None) -> Iterator[Outcome]:
-        """Fit, then yield every series that has a window."""
+    def run(self, progress: Progress | None = None, mapper: Mapper = map) -> Iterator[Outcome]:
+        """Fit here, then yield every series that has a window, forecast by way of ``mapper``."""
         progress = progress or SilentProgress()
         fitted = self._fit(progress)
-        with progress.task(self.label, total=len(self.panel)) as task:
-            for series in self.panel:
-                numbers, origins = self.plan.windows(series)
-                if len(numbers):
-                    yield self._one(fitted, series, numbers, origins)
+        chosen = [series for series in self.panel if len(self.plan.windows(series)[0])]
+        # Without the panel, which need not travel with each series.
+        work = partial(_work, replace(self, panel=self.panel.with_series(())), fitted)
+        with progress.task(self.label, total=len(chosen)) as task:
+            for series, (outcome, seconds, seen) in zip(chosen, mapper(work, chosen)):
+                self.predict_seconds += seconds
+                self.seen = seen or self.seen
+                yield replace(outcome, series=series)
                 task.advance()
 
     def _fit(self, progress: Progress) -> list[tuple[int, Predictor]]:
@@ -339,6 +344,15 @@ class Runner:
                 bounds[level][0][i] = np.where(known, yhat[i] + lo, np.nan)
                 bounds[level][1][i] = np.where(known, yhat[i] + hi, np.nan)
         return {k: v for k, v in bounds.items() if np.isfinite(v[0]).any()}, counts
+
+
+def _work(
+    runner: Runner, fitted: list[tuple[int, Predictor]], series: Series
+) -> tuple[Outcome, float, str | None]:
+    """One series' outcome, the seconds it took, and ``Runner.seen``; ``runner`` stays as it is."""
+    runner = replace(runner, predict_seconds=0.0, seen=None)
+    outcome = runner._one(fitted, series, *runner.plan.windows(series))
+    return outcome, runner.predict_seconds, runner.seen
 
 
 def columns(
