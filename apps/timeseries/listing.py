@@ -144,7 +144,7 @@ def print_classification(report: Mapping[str, Any], out: Any) -> None:
     )
     scores = report.get("scores")
     if scores:
-        lo, hi = scores["interval"]
+        lo, hi = scores["accuracy_interval_95"]
         print(
             f"accuracy on the test file: {scores['accuracy']:.3f} [{lo:.3f}, {hi:.3f}] of "
             f"{scores['cases']} cases"

@@ -320,6 +320,20 @@ ROLLING: dict[str, tuple[Any, Any]] = {
     "level": (Levels, [80.0, 90.0]),
     "season": (Annotated[int | None, typer.Option(help="Rows of a season.", min=1)], None),
     "lookback": (Lookback, 96),
+    "calibration": (
+        Annotated[
+            int | None,
+            typer.Option(help="Origins before each window that make intervals, at most.", min=0),
+        ],
+        None,
+    ),
+    "align": (
+        Annotated[
+            str | None,
+            typer.Option(help="Windows at the same time, or from each series' end: time or end."),
+        ],
+        None,
+    ),
     "loss": (Annotated[str, typer.Option(help="mae or mse: what decides the verdict.")], "mae"),
     "setting": (Settings, None),
     "max_steps": (MaxSteps, None),
@@ -329,7 +343,7 @@ ROLLING: dict[str, tuple[Any, Any]] = {
 
 def _rolling(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``backtest`` and ``compare``."""
-    names = ("windows", "step", "refit", "season", "lookback", "loss")
+    names = ("windows", "step", "refit", "season", "lookback", "loss", "calibration", "align")
     return {name: options[name] for name in names} | {
         "levels": options["level"],
         "options": cli.parse_options(options["setting"] or ()),
@@ -436,6 +450,12 @@ def detect(
     mend: Annotated[
         bool, typer.Option("--mend", help="Forecast on from what was expected after an alarm.")
     ] = False,
+    rolling: Annotated[
+        bool, typer.Option("--rolling/--no-rolling", help="Renew the threshold as errors change.")
+    ] = True,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Write every monitored row, not the alarms alone.")
+    ] = False,
     season: Annotated[int | None, typer.Option(help="Rows of a season.", min=1)] = None,
     force: Force = False,
     seed: Seed = 0,
@@ -459,6 +479,8 @@ def detect(
         calibration=calibration,
         since=since,
         mend=mend,
+        rolling=rolling,
+        keep_all=keep_all,
         season=season,
         out=out,
         seed=seed,
