@@ -12,7 +12,10 @@ origin the bounds are made again from what had been realised by *then* (step h o
 at o + h), and what came next is counted.  Where too much was missed, or too little, the alpha that
 is aimed at follows, target by target (Gibbs and Candes, Adaptive conformal inference, NeurIPS 2021;
 deviates: only origins that are over count, with the share of their values that was missed, and
-alpha stays within a tenth and three times what was asked).
+alpha stays within a tenth and three times what was asked).  ``intervals.rolling`` learns alpha for
+every step instead and lets bounds become infinite where that asks for more residuals than there
+are, which it did for a tenth to a half of the last bounds at 90 %; who asked for a forecast wants a
+number, so here the largest residual is the end, and a level that no rank can give is left out.
 
 Origins lie whole seasons before the end where the history suffices, for errors at nine in the
 morning say little about those at night.  None is before the last stamp that a model was trained or

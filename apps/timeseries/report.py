@@ -475,7 +475,8 @@ def _text(value: Any) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {_text(value)}" for key, value in values.items())
+    told = {key: _text(value) for key, value in values.items() if value is not None}
+    return ", ".join(f"{key} {text}" for key, text in told.items() if text)
 
 
 def _errors(found: Mapping[str, Any]) -> list[str]:

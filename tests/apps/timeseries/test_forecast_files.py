@@ -138,7 +138,7 @@ def test_time_zones_come_back(model, tmp_path) -> None:
 def test_one_model_on_another_layout(model, long_model, tmp_path) -> None:
     with pytest.raises(DataError, match="lacks the targets load, temp"):
         forecast(save(tmp_path, long(table(), "ab")), model)
-    with pytest.raises(DataError, match="no column 'y'.* the model was trained on it"):
+    with pytest.raises(DataError, match=r"no column 'y'.* the model was trained on it"):
         forecast(save(tmp_path, table()), long_model)
     with pytest.raises(UsageError, match="no column 'z'"):
         forecast(save(tmp_path, table()), long_model, targets=("z",))
