@@ -394,6 +394,7 @@ def _config(
             "schedule": "halving" if recipe.halving else "cosine",
             "halve_every": per_epoch if recipe.halving else None,
             "ema_decay": recipe.average,
+            "precision": recipe.precision,
             "seed": seed,
             "val_every": every,
             # Patience is told in epochs.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,17 +56,23 @@ class Autocast(nn.Module):
         self.training = network.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        from lightning_utilities.core.apply_func import apply_to_collection
-
-        with torch.autocast(self.device_type, dtype=self.dtype):
-            output = self.network(*args, **kwargs)
-        return apply_to_collection(output, Tensor, _float32)
+        return self._run(self.network, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("network"), name)
+            network = super().__getattr__("network")
+            found = getattr(network, name)
+            methods = getattr(network, "forward_methods", ()) if name != "forward_methods" else ()
+            return partial(self._run, found) if name in methods else found
+
+    def _run(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        from lightning_utilities.core.apply_func import apply_to_collection
+
+        with torch.autocast(self.device_type, dtype=self.dtype):
+            output = method(*args, **kwargs)
+        return apply_to_collection(output, Tensor, _float32)
 
 
 def running_statistics(network: nn.Module) -> list[tuple[Tensor, Tensor]]:

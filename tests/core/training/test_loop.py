@@ -18,6 +18,7 @@ from core.errors import DataError, TriptychError
 from core.progress import Event, Progress, Task
 from core.training import FitResult, TrainConfig, fit, load_weights
 from core.training.checkpoint import load_checkpoint
+from core.training.precision import Autocast
 
 ROOT = Path(__file__).parents[3]
 
@@ -355,3 +356,21 @@ def test_two_processes_share_the_work(toy: ModuleType, tmp_path: Path) -> None:
     two = load_checkpoint(tmp_path / "two" / "checkpoints" / "last")[1]
     for name, value in load_checkpoint(one.last)[1]["network"].items():
         torch.testing.assert_close(two["network"][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_method_that_a_network_names_runs_in_the_run_s_precision() -> None:
+    class Network(torch.nn.Linear):
+        forward_methods = ("own_loss",)
+
+        def own_loss(self, x: torch.Tensor) -> torch.Tensor:
+            y = self(x)
+            assert y.dtype == torch.bfloat16
+            return y.float().sum()
+
+        def other(self, x: torch.Tensor) -> torch.Tensor:
+            return self(x)
+
+    wrapped = Autocast(Network(4, 4), "cpu", torch.bfloat16)
+    assert wrapped.own_loss(torch.ones(2, 4)).dtype == torch.float32
+    assert wrapped.other(torch.ones(2, 4)).dtype == torch.float32
+    assert wrapped(torch.ones(2, 4)).dtype == torch.float32
