@@ -22,6 +22,7 @@ from apps.timeseries import catalog
 from apps.timeseries.backtest_report import markdown, report_of, show
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel
+from apps.timeseries.fanout import fan_out
 from apps.timeseries.rolling import ENOUGH, Outcome, Plan, Runner, make_plan
 from apps.timeseries.scoring import REFERENCE, Tally
 from core.errors import UsageError, unknown
@@ -65,6 +66,7 @@ def backtest(
     loss: str = "mae",
     options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    ray: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     force: bool = False,
@@ -84,6 +86,9 @@ def backtest(
     where too few fit there are none, and a note says so.  ``align`` "time" or "end": see
     ``rolling.Plan``.  ``loss`` "mae" or "mse", scaled, decides skill and verdict.
 
+    ``ray`` spreads series over processes or machines, without GPUs (see ``fanout``); what is trained
+    is trained here.
+
     Memory: the panel, the result's frame (about 100 bytes for each value forecast) and one series.
     Raises UsageError for settings that make no sense and results that exist, DataError for too few
     rows.
@@ -99,6 +104,7 @@ def backtest(
         raise UsageError(f"--lookback {lookback}: must be 1 or more rows")
     if out is not None:
         require_writable(Path(out), FILES, force)
+    device = device if ray is None else "cpu"
     settings = {"lookback": lookback, "options": options, "training": training, "device": device}
     given = _as_list(models)
     panel = read(data, given, reading)
@@ -109,11 +115,15 @@ def backtest(
     plan = _plan(panel, [m for m, _ in methods.values()], horizon, windows, step, cycle, calibration, align)  # fmt: skip
 
     frame, tallies, runners = _Rows(panel, wanted), {}, {}
-    with Timer() as timer, progress.task("backtest", total=len(methods)) as task:
+    with (
+        fan_out(ray) as mapper,
+        Timer() as timer,
+        progress.task("backtest", total=len(methods)) as task,
+    ):
         for label, (method, _) in methods.items():
             runner = Runner(method, label, panel, plan, wanted, every, seed)
             tally = Tally(len(plan.starts), horizon, wanted)
-            for outcome in runner.run(progress):
+            for outcome in runner.run(progress, mapper):
                 names = panel.names(outcome.series)
                 tally.add(names, outcome, _training_rows(plan, outcome), cycle)
                 frame.add(label, names, outcome)

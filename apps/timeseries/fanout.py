@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,16 +64,17 @@ def fan_out(address: str | None) -> Iterator[Mapper]:
     folder: str | None = None
     try:
         ray = need("ray", "scale")
-        mine = not ray.is_initialized()
-        if mine and address == "local":
+        if ray.is_initialized():
+            yield _RayMap(ray)
+            return
+        if address == "local":
             folder = _temporary()
-        if mine:
-            _start(ray, address, folder)
         try:
+            with _loopback(address == "local"):
+                _start(ray, address, folder)
             yield _RayMap(ray)
         finally:
-            if mine:
-                ray.shutdown()
+            ray.shutdown()
     finally:
         for name, value in before.items():
             if value is None:
@@ -85,8 +87,23 @@ def fan_out(address: str | None) -> Iterator[Mapper]:
 
 _USAGE = "RAY_USAGE_STATS_ENABLED"
 # The second one is named after other systems but works here: without it Ray listens on all
-# interfaces, even with 127.0.0.1 for its node's address. It must be set before Ray is imported.
+# interfaces, even with 127.0.0.1 for its node's address.
 _QUIET = {_USAGE: "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@contextmanager
+def _loopback(wanted: bool) -> Iterator[None]:
+    """Make a Ray that was imported before ``_QUIET`` was set, by someone else, heed it all the same."""
+    constants: Any = sys.modules.get("ray._private.ray_constants")
+    before = getattr(constants, "ENABLE_RAY_CLUSTER", None)
+    if not wanted or before is None:
+        yield
+        return
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def _start(ray: Any, address: str, folder: str | None) -> None:
