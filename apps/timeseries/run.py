@@ -72,6 +72,14 @@ Ray = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
 
+RUNNING: dict[str, tuple[Any, Any]] = {
+    "force": (Force, False),
+    "device": (Device, "auto"),
+    "threads": (Threads, None),
+    "quiet": (Quiet, False),
+    "json": (Json, False),
+}
+
 READING: dict[str, tuple[Any, Any]] = {
     "layout": (Annotated[str, typer.Option(help="auto, wide or long.")], "auto"),
     "time": (Annotated[str | None, typer.Option(help="The column of stamps.")], None),
@@ -164,6 +172,15 @@ def _reading(options: dict[str, Any]) -> dict[str, Any]:
     return reading
 
 
+def _running(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by which an implementation runs."""
+    return {
+        "force": options["force"],
+        "device": str(cli.pick_device(options["device"])),
+        "progress": _progress(options["quiet"], options["json"]),
+    }
+
+
 def _progress(quiet: bool, json: bool) -> Progress:
     return get_progress(quiet or json)
 
@@ -197,7 +214,7 @@ def check(file: File, json: Json = False, *, reading: dict[str, Any]) -> None:
 
 
 @app.command()
-@shares(reading=READING)
+@shares(running=RUNNING, reading=READING)
 def fit(
     file: File,
     out: Out,
@@ -214,17 +231,13 @@ def fit(
         str | None, typer.Option(help="Borders of a benchmark instead of 80, 10 and 10 %.")
     ] = None,
     resume: Resume = False,
-    force: Force = False,
     seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    json: Json = False,
     *,
     reading: dict[str, Any],
+    running: dict[str, Any],
 ) -> None:
     """Train a model on a file and measure it on the rows that came last."""
-    cli.set_threads(threads)
+    cli.set_threads(running["threads"])
     from apps.timeseries.fit import fit as implementation
     from apps.timeseries.listing import print_fit
 
@@ -241,17 +254,15 @@ def fit(
         protocol=protocol,
         seed=seed,
         resume=resume,
-        force=force,
-        device=cli.pick_device(device),
-        progress=_progress(quiet, json),
+        **_running(running),
         **_reading(reading),
     )
     report = done.report()
-    cli.emit(report, as_json=json, human=lambda: print_fit(report))
+    cli.emit(report, as_json=running["json"], human=lambda: print_fit(report))
 
 
 @app.command()
-@shares(reading=READING)
+@shares(running=RUNNING, reading=READING)
 def forecast(
     file: File,
     out: Out,
@@ -273,16 +284,12 @@ def forecast(
         int, typer.Option(help="Past origins that make the intervals, at most.", min=0)
     ] = 200,
     ray: Ray = None,
-    force: Force = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    json: Json = False,
     *,
     reading: dict[str, Any],
+    running: dict[str, Any],
 ) -> None:
     """Forecast what follows a file: forecast.csv, .json, .png and .html."""
-    cli.set_threads(threads)
+    cli.set_threads(running["threads"])
     from apps.timeseries.forecast import forecast as implementation
     from apps.timeseries.forecast import print_report
 
@@ -297,12 +304,10 @@ def forecast(
         season=season,
         calibration=calibration,
         ray=ray,
-        force=force,
-        device=str(cli.pick_device(device)),
-        progress=_progress(quiet, json),
+        **_running(running),
         **_reading(reading),
     )
-    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+    cli.emit(done.report, as_json=running["json"], human=lambda: print_report(done))
 
 
 ROLLING: dict[str, tuple[Any, Any]] = {
@@ -352,7 +357,7 @@ def _rolling(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.command()
-@shares(rolling=ROLLING, reading=READING)
+@shares(running=RUNNING, rolling=ROLLING, reading=READING)
 def backtest(
     file: File,
     out: Out,
@@ -361,18 +366,14 @@ def backtest(
     baseline: Annotated[
         list[str] | None, typer.Option(help="Run this baseline, not all of them; repeat.")
     ] = None,
-    force: Force = False,
     seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    json: Json = False,
     *,
     rolling: dict[str, Any],
     reading: dict[str, Any],
+    running: dict[str, Any],
 ) -> None:
     """Forecast past horizons from rolling origins, beside every baseline, with a verdict."""
-    cli.set_threads(threads)
+    cli.set_threads(running["threads"])
     from apps.timeseries.backtest import backtest as implementation
     from apps.timeseries.backtest import print_report
 
@@ -382,35 +383,29 @@ def backtest(
         horizon=horizon,
         baselines=baseline,
         out=out,
-        force=force,
         seed=seed,
-        device=cli.pick_device(device),
-        progress=_progress(quiet, json),
+        **_running(running),
         **_rolling(rolling),
         **_reading(reading),
     )
-    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+    cli.emit(done.report, as_json=running["json"], human=lambda: print_report(done))
 
 
 @app.command()
-@shares(rolling=ROLLING, reading=READING)
+@shares(running=RUNNING, rolling=ROLLING, reading=READING)
 def compare(
     file: File,
     out: Out,
     model: Models,
     horizon: Horizon,
-    force: Force = False,
     seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    json: Json = False,
     *,
     rolling: dict[str, Any],
     reading: dict[str, Any],
+    running: dict[str, Any],
 ) -> None:
     """Backtest models on the same windows and test every pair, corrected for their number."""
-    cli.set_threads(threads)
+    cli.set_threads(running["threads"])
     from apps.timeseries.compare import compare as implementation
     from apps.timeseries.compare import print_report
 
@@ -419,18 +414,16 @@ def compare(
         model,
         horizon=horizon,
         out=out,
-        force=force,
         seed=seed,
-        device=cli.pick_device(device),
-        progress=_progress(quiet, json),
+        **_running(running),
         **_rolling(rolling),
         **_reading(reading),
     )
-    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+    cli.emit(done.report, as_json=running["json"], human=lambda: print_report(done))
 
 
 @app.command()
-@shares(reading=READING)
+@shares(running=RUNNING, reading=READING)
 def detect(
     file: File,
     out: Out,
@@ -457,17 +450,13 @@ def detect(
         bool, typer.Option("--keep-all", help="Write every monitored row, not the alarms alone.")
     ] = False,
     season: Annotated[int | None, typer.Option(help="Rows of a season.", min=1)] = None,
-    force: Force = False,
     seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    json: Json = False,
     *,
     reading: dict[str, Any],
+    running: dict[str, Any],
 ) -> None:
     """Find anomalies by what was forecast, at a calibrated alarm rate: alarms.csv."""
-    cli.set_threads(threads)
+    cli.set_threads(running["threads"])
     from apps.timeseries.anomaly import detect as implementation
     from apps.timeseries.anomaly import print_report
 
@@ -484,16 +473,14 @@ def detect(
         season=season,
         out=out,
         seed=seed,
-        force=force,
-        device=cli.pick_device(device),
-        progress=_progress(quiet, json),
+        **_running(running),
         **_reading(reading),
     )
-    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+    cli.emit(done.report, as_json=running["json"], human=lambda: print_report(done))
 
 
 @app.command()
-@shares(reading=READING)
+@shares(running=RUNNING, reading=READING)
 def report(
     source: Annotated[
         str,
@@ -508,16 +495,12 @@ def report(
     data: Annotated[
         Path | None, typer.Option(help="Measure a model by horizon on this file.")
     ] = None,
-    force: Force = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    json: Json = False,
     *,
     reading: dict[str, Any],
+    running: dict[str, Any],
 ) -> None:
     """Write a page about a model, a forecast or a backtest: report.html and report.md."""
-    cli.set_threads(threads)
+    cli.set_threads(running["threads"])
     from apps.timeseries.report import print_report
     from apps.timeseries.report import report as implementation
 
@@ -525,15 +508,14 @@ def report(
         source,
         out,
         data=data,
-        force=force,
-        device=str(cli.pick_device(device)),
-        progress=_progress(quiet, json),
+        **_running(running),
         **_reading(reading),
     )
-    cli.emit(written, as_json=json, human=lambda: print_report(written))
+    cli.emit(written, as_json=running["json"], human=lambda: print_report(written))
 
 
 @app.command()
+@shares(running=RUNNING)
 def evaluate(
     file: File,
     model: Annotated[str, typer.Option(help="A model or baseline.", show_default=False)],
@@ -550,15 +532,12 @@ def evaluate(
         Path | None, typer.Option(help="Keep the training run here.", show_default=False)
     ] = None,
     resume: Resume = False,
-    force: Force = False,
     seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    json: Json = False,
+    *,
+    running: dict[str, Any],
 ) -> None:
     """Run a benchmark protocol: published settings, every test window, scaled space."""
-    cli.set_threads(threads)
+    cli.set_threads(running["threads"])
     from apps.timeseries.evaluate import evaluate as implementation
     from apps.timeseries.listing import print_evaluation
 
@@ -575,15 +554,13 @@ def evaluate(
         naive=naive,
         out=out,
         resume=resume,
-        force=force,
-        device=cli.pick_device(device),
-        progress=_progress(quiet, json),
+        **_running(running),
     )
-    cli.emit(report, as_json=json, human=lambda: print_evaluation(report))
+    cli.emit(report, as_json=running["json"], human=lambda: print_evaluation(report))
 
 
 @app.command()
-@shares(reading=READING)
+@shares(running=RUNNING, reading=READING)
 def tune(
     file: File,
     out: Out,
@@ -609,17 +586,13 @@ def tune(
         float | None, typer.Option(help="Time of all trials together.", min=0.01)
     ] = None,
     resume: Resume = False,
-    force: Force = False,
     seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    json: Json = False,
     *,
     reading: dict[str, Any],
+    running: dict[str, Any],
 ) -> None:
     """Search settings with Optuna on validation rows: best.yaml and a fit command."""
-    cli.set_threads(threads)
+    cli.set_threads(running["threads"])
     from apps.timeseries.tune import print_report
     from apps.timeseries.tune import tune as implementation
 
@@ -638,12 +611,10 @@ def tune(
         protocol=protocol,
         seed=seed,
         resume=resume,
-        force=force,
-        device=cli.pick_device(device),
-        progress=_progress(quiet, json),
+        **_running(running),
         **_reading(reading),
     )
-    cli.emit(done.report, as_json=json, human=lambda: print_report(done))
+    cli.emit(done.report, as_json=running["json"], human=lambda: print_report(done))
 
 
 @app.command()
