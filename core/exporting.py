@@ -10,8 +10,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,8 @@ def write_network(
     ``inputs`` name the positional arguments, in order, and hold examples of a batch of 2 or more.
     Raises DataError where the network cannot be exported.
     """
-    # The exporters talk to their developers in logs and on both streams; ours carry results.
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
     try:
-        with (
-            warnings.catch_warnings(),
-            torch.no_grad(),
-            redirect_stdout(io.StringIO()),
-            redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad():
             if format == "torchscript":
                 return _torchscript(network, inputs, path)
             if format == "torch_export":
@@ -66,8 +57,6 @@ def write_network(
             f"{type(network).__name__} cannot be exported as {format} ({first[:160]}); "
             "try another --format"
         ) from error
-    finally:
-        logging.disable(before)
 
 
 def compare(
@@ -79,7 +68,7 @@ def compare(
     """
     worst = 0.0
     batches = [_rows(inputs, 0, 1), inputs if dynamic else _rows(inputs, 1, 2)]
-    with torch.no_grad():
+    with _quiet(), torch.no_grad():
         run = _runner(format, path)
         for batch in batches:
             expected, got = network(*batch.values()), run(batch)
@@ -102,6 +91,23 @@ def require_equal(check: Mapping[str, Any], path: Path) -> None:
             f"{path}: the exported network differs from the original by {worst:.3g}, more "
             f"than {TOLERANCE:g}; nothing was written, try another --format"
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters talk to their developers in logs and on both streams; ours carry results."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _rows(inputs: Inputs, first: int, last: int) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from core.reporting import environment
 if TYPE_CHECKING:
     from apps.timeseries.store import LoadedModel
 
-Format = Literal["onnx", "torch_export"]
+Format = Literal["onnx", "torch_export", "pt2"]  # pt2: the suffix of torch_export
 CARD = "export.json"
 SERIES = 1000
 """Series whose scaling the card spells out; of more it says where to find the rest."""
@@ -63,6 +63,7 @@ def export(
 
     if format not in get_args(Format):
         raise UsageError(unknown("format", str(format), get_args(Format)))
+    format = "torch_export" if format == "pt2" else format
     exporting.require_packages(format, check)
     loaded = model if isinstance(model, LoadedModel) else load(model)
     spec, shape = loaded.spec, loaded.spec.network.shape

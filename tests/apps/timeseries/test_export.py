@@ -91,7 +91,14 @@ def run(folder, report, **inputs):
     return session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
 
 
-@pytest.mark.parametrize(("past", "known", "marks"), [(0, 2, False), (1, 0, False), (1, 1, True)])
+@pytest.mark.parametrize(
+    ("past", "known", "marks"),
+    [
+        (0, 2, False),
+        pytest.param(1, 0, False, marks=pytest.mark.slow),
+        pytest.param(1, 1, True, marks=pytest.mark.slow),
+    ],
+)
 def test_covariates_by_name_and_order(tmp_path, past, known, marks) -> None:
     source = folder_of(tmp_path / "m", "itransformer", past=past, known=known, marks=marks, **SMALL)
     report = export(source, tmp_path / "out")
@@ -148,7 +155,7 @@ def test_refusals(tmp_path, monkeypatch, capsys) -> None:
     assert "check" not in report
     with pytest.raises(UsageError, match="--force"):
         export(source, out, "torch_export")
-    print_report(export(source, out, "torch_export", force=True), out)
+    print_report(export(source, out, "pt2", force=True), out)
     assert "any batch size" in capsys.readouterr().out
     with pytest.raises(UsageError, match="Did you mean 'onnx'"):
         export(source, out, "onx")
