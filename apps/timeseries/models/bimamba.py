@@ -73,5 +73,5 @@ class BiMamba(Forecaster):
         z = self.trunk(series)[-1].flatten(1)  # (B N, d P)
         if self.dropout and self.training:
             z = dropout(z, self.dropout)
-        y = self.head(z).unflatten(0, (len(x), -1))
+        y = self.head(z).unflatten(0, (x.shape[0], -1))
         return restore(split_outputs(y, self.shape), mean, std)

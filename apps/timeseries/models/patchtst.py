@@ -106,7 +106,7 @@ class PatchTST(Forecaster):
         scores: Tensor | None = None
         for layer in self.layers:
             z, scores = layer(z, scores if self.residual_scores else None)
-        y = self.head(z.flatten(1)).unflatten(0, (len(x), -1))
+        y = self.head(z.flatten(1)).unflatten(0, (x.shape[0], -1))
         return restore(split_outputs(y, self.shape), mean, std)
 
 
