@@ -163,7 +163,7 @@ def tune(
             "command with --resume"
         ) from stop
     report = _report(under_way, about, naive, panel, notes)
-    source = (panel.source or "FILE") if isinstance(data, Panel) else str(data)
+    source = str(data) if isinstance(data, str | Path) else panel.source or "FILE"
     given = {"protocol": protocol, "max_steps": max_steps, "seed": seed, "quantiles": quantiles}
     report["fit"] = _command(report["best"]["settings"], source, given, reading, out)
     report |= {
