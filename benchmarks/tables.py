@@ -381,6 +381,33 @@ def forecast_steps(result: dict[str, Any]) -> str:
     )
 
 
+def many_series(result: dict[str, Any]) -> str:
+    """Wall time and memory of a global model, by number of series."""
+    lines = [
+        f"**Many series.** One model for all, {result['points']} points each: `fit` ({result['steps']}"
+        " steps) and `forecast` with intervals, each a process of one thread; wall seconds and peak"
+        " memory.",
+        "",
+        "| model | series | fit | forecast |",
+        "|---|---|---|---|",
+    ]
+    for model, about in result["models"].items():
+        for row in about["sizes"]:
+            cells = [
+                f"{row[verb]['seconds']:.0f} s, {row[verb]['peak_mb']:.0f} MB"
+                for verb in ("fit", "forecast")
+            ]
+            lines.append(f"| {model} | {row['series']:,} | {' | '.join(cells)} |")
+    slopes = [
+        f"{model} {about['slope_mb_per_series']['fit']:.3f} and"
+        f" {about['slope_mb_per_series']['forecast']:.3f}"
+        for model, about in result["models"].items()
+    ]
+    lines += ["", f"Memory grows by {'; '.join(slopes)} MB a series (fit and forecast), of which"
+                  f" {result['data_mb_per_series']:.3f} are its values."]  # fmt: skip
+    return "\n".join(lines)
+
+
 def startup(result: dict[str, Any]) -> str:
     wall = result["commands"]["--help"]["wall"]
     return (
