@@ -120,6 +120,8 @@ class Rows:
     def usable(self, origins: np.ndarray, lookback: int, horizon: int) -> np.ndarray:
         """The flat origins among ``origins`` whose windows hold no missing number."""
         bad = self.values.isnan().any(1)
+        if not bool(bad.any()):  # as usual: no counting, which takes 40 bytes for each row
+            return origins
         before = torch.cat([torch.zeros(1, dtype=torch.int64), bad.cumsum(0)]).numpy()
         complete = before[origins + horizon] == before[origins - lookback]
         return origins[complete]
