@@ -137,20 +137,20 @@ class TimelyGPT(Forecaster):
         In one pass up to ``span``; beyond, in steps whose time grows with L + horizon and whose
         memory does not.
         """
-        tokens = self.patches(x)
-        if horizon <= self.span:
-            z, mean, std = self.normalised(tokens)
-            last = self.encoded(z)[:, -1:]
-            return self.told(last, mean[:, -1:], std[:, -1:], x)[:, 0, :horizon]
-        state = self.initial_state(len(tokens))
-        for patch in tokens.unbind(1):
-            y, state = self._step(patch, state)
-        found = [y]
+        tokens, found = self.patches(x), []
+        # 200 stamps from 96 are 3 passes over the tokens or 24 steps: the graph is made of passes.
+        if horizon <= self.span or torch.compiler.is_exporting():
+            while len(found) * self.span < horizon:
+                z, mean, std = self.normalised(tokens)
+                found.append(self._told(self.encoded(z)[:, -1], mean[:, -1], std[:, -1]))
+                tokens = torch.cat([tokens, self._as_patches(found[-1])], 1)
+            return self._split(torch.cat(found, 1), x.shape[2])[:, :horizon]
+        state = self.initial_state(tokens.shape[0])
         while len(found) * self.span < horizon:
-            middle = y if self.shape.outputs == 1 else y[..., self.shape.outputs // 2]
-            for patch in middle.unflatten(1, (-1, self.patch)).unbind(1):
+            for patch in tokens.unbind(1):
                 y, state = self._step(patch, state)
             found.append(y)
+            tokens = self._as_patches(y)
         return self._split(torch.cat(found, 1), x.shape[2])[:, :horizon]
 
     def forecasts(self, values: Tensor) -> Tensor:
@@ -214,10 +214,19 @@ class TimelyGPT(Forecaster):
         """One patch (b, patch) of each sequence: (b, span) or (b, span, Q) in original units."""
         z, mean, std, running = _normalised(patch[:, None], state.running)
         h, trunk = self.trunk.step(z, state.trunk)
+        return self._told(h, mean[:, 0], std[:, 0]), TimelyState(trunk, running)
+
+    def _told(self, h: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Encoded tokens (..., dim), mean and std (..., 1) -> (..., span) or (..., span, Q)."""
         y = self.head(h)
         if self.shape.outputs > 1:
-            y, mean, std = y.unflatten(1, (self.span, -1)), mean[..., None], std[..., None]
-        return mean[:, 0] + std[:, 0] * y, TimelyState(trunk, running)
+            y, mean, std = y.unflatten(-1, (self.span, -1)), mean[..., None], std[..., None]
+        return mean + std * y
+
+    def _as_patches(self, y: Tensor) -> Tensor:
+        """What ``_step`` forecast, as the next patches (b, span / patch, patch)."""
+        middle = y if self.shape.outputs == 1 else y[..., self.shape.outputs // 2]
+        return middle.unflatten(1, (-1, self.patch))
 
     def _split(self, y: Tensor, variates: int) -> Tensor:
         """(B N, S) or (B N, S, Q) -> (B, S, N) or (B, S, N, Q)."""
@@ -239,10 +248,8 @@ class TimelyGPT(Forecaster):
 
     def told(self, h: Tensor, mean: Tensor, std: Tensor, like: Tensor) -> Tensor:
         """Encoded tokens (B N, t, dim) -> (B, t, span, N) or (B, t, span, N, Q)."""
-        y = self.head(h)
-        if self.shape.outputs > 1:
-            y, mean, std = y.unflatten(2, (self.span, -1)), mean[..., None], std[..., None]
-        return (mean + std * y).unflatten(0, (-1, like.shape[2])).movedim(1, 3)
+        y = self._told(h, mean, std)
+        return y.unflatten(0, (-1, like.shape[2])).movedim(1, 3)
 
 
 def _normalised(tokens: Tensor, before: Running | None) -> tuple[Tensor, Tensor, Tensor, Running]:

@@ -58,6 +58,15 @@ def test_shapes_and_any_horizon(horizon: int, outputs: int) -> None:
     assert torch.equal(y, model.generate(x[:, 2:], horizon))
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+@torch.no_grad()
+def test_steps_and_passes_generate_the_same(outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = make(outputs=outputs), walk(3, 26, 2)
+    want = model.generate(x, 29)
+    monkeypatch.setattr("torch.compiler.is_exporting", lambda: True)
+    torch.testing.assert_close(model.generate(x, 29), want, rtol=1e-5, atol=1e-4)
+
+
 @torch.no_grad()
 def test_what_comes_later_changes_no_bit() -> None:
     model, x = make(), walk(2, 160, 2)
