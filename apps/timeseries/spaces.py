@@ -11,7 +11,7 @@ from apps.timeseries import catalog
 from apps.timeseries.fit import settings
 from apps.timeseries.models.base import option_defaults
 from core.cli import parse_options
-from core.errors import UsageError
+from core.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def make_space(
     recipe = catalog.model(name).recipe
     own = option_defaults(name) | recipe.options
     own |= {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    del own["options"]
     own |= {"lookback": lookbacks[0]}
     space: Space = {"rate": Range(recipe.rate / 10, recipe.rate * 10, log=True)}
     space |= SPACES.get(name, {})
@@ -102,8 +103,8 @@ def make_space(
             raise UsageError(
                 f"--search {text}: want name=low:high, name=low:high:log or name=a,b,c"
             )
-        if key != "lookback":
-            settings(name, {key: None})
+        if key not in own:
+            raise UsageError(unknown(f"setting of model {name!r}", key, sorted(own)))
         if key in fixed:
             raise UsageError(f"--search {text}: {key} is set to {fixed[key]}; give one of the two")
         space[key] = _read(text, words, own[key])
