@@ -137,7 +137,8 @@ class TimelyGPT(Forecaster):
         In one pass up to ``span``; beyond, in steps whose time grows with L + horizon and whose
         memory does not.
         """
-        tokens, found = self.patches(x), []
+        tokens = self.patches(x)
+        found: list[Tensor] = []
         # 200 stamps from 96 are 3 passes over the tokens or 24 steps: the graph is made of passes.
         if horizon <= self.span or torch.compiler.is_exporting():
             while len(found) * self.span < horizon:
