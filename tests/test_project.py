@@ -122,15 +122,17 @@ def test_links_between_documents_lead_somewhere(document):
 
 
 def test_commands_in_the_readme_exist(python):
-    """Each `apps/medical/run.py VERB ... --option` in README.md is a verb with these options."""
+    """Each `apps/APP/run.py VERB ... --option` in README.md is a verb with these options."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = set(re.findall(r"(?:run\.py|triptych medical) ([a-z]+)([^`\n#]*)", text))
-    assert commands
-    helps = {verb: python("apps/medical/run.py", verb, "--help") for verb, _ in commands}
-    for verb, rest in commands:
-        assert helps[verb].returncode == 0, f"README names the verb {verb}, which does not exist"
+    commands = set(re.findall(r"apps/([a-z]+)/run\.py ([a-z]+)([^`\n#]*)", text))
+    assert {app for app, _, _ in commands} == {"medical", "timeseries"}
+    verbs = {(app, verb) for app, verb, _ in commands}
+    helps = {key: python(f"apps/{key[0]}/run.py", key[1], "--help") for key in verbs}
+    for app, verb, rest in commands:
+        shown = helps[app, verb]
+        assert shown.returncode == 0, f"README names the verb {verb}, which does not exist"
         for option in re.findall(r"(?<!\S)--[a-z-]+", rest):
-            assert option in helps[verb].stdout, f"README gives {option} to {verb}"
+            assert option in shown.stdout, f"README gives {option} to {verb}"
 
 
 def test_readme_says_what_it_is_not():

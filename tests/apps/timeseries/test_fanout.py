@@ -142,4 +142,4 @@ def test_backtests_are_the_same_to_the_bit(ray_here, make_panel, tmp_path: Path)
     assert first.read_bytes() == second.read_bytes()
     reports = [without_seconds(result.report) for result in results]
     assert reports[0] == reports[1]
-    assert all(entry["predict_seconds"] > 0 for entry in results[1].report["scores"].values())
+    assert all(entry["predict_seconds"] >= 0 for entry in results[1].report["scores"].values())
