@@ -22,10 +22,9 @@ Series may differ in length: stamps beyond one's end are no token of the generic
 match, and a shapelet longer than the series has a learned vector in place of its difference.
 
 Deviates from the paper and its code: the shapelets do not move (theirs are parameters, reached by
-no gradient but a bias', as the place of a match has none); the mean of all class tokens, not the
-first one alone, which made 9 other shapelets of a first class count most; LayerNorm for BatchNorm,
-so that a series' scores do not depend on its batch; fixed sines as positions, which go on beyond
-the longest training series; the weights are the gains (an integer conversion made theirs 0 or 1).
+no gradient but a bias', as the place of a match has none); the mean of all class tokens speaks for
+the branch, not the first one; LayerNorm for BatchNorm, so that a series' scores do not depend on
+its batch; fixed sines as positions, which go on beyond the longest training series.
 """
 
 from __future__ import annotations
