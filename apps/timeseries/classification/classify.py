@@ -27,10 +27,10 @@ from apps.timeseries.classification.shapelets import Shapelet, discover
 from apps.timeseries.classification.ts_files import Cases, read_ts
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
-from core.files import sha256, write_json
+from core.files import require_writable, sha256, write_json
 from core.progress import Progress, get_progress
 from core.training.seeding import seeded
-from core.weights.folder import METADATA, load_folder, load_state, save_folder
+from core.weights.folder import METADATA, TENSORS, load_folder, load_state, save_folder
 
 REPORT = "report.json"
 WARPING_CELLS = 20_000_000_000
@@ -165,6 +165,8 @@ def classify(
     started = time.perf_counter()
     settings = validate(Options, options, "classify")
     progress = progress or get_progress(quiet=True)
+    if out is not None:
+        require_writable(Path(out), (TENSORS, METADATA, REPORT), force)
     cases, about = _read(train)
     held, fit = _split(cases, settings.validation, seed)
     tested, test_about = (None, None) if test is None else _read(test)
