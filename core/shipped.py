@@ -48,7 +48,8 @@ def find_model(ref: str | Path, app: str) -> Path:
     if bare:
         message = unknown("model", text, names)
         raise UsageError(f"{message} (in {weights_root()}); or give the path of a model folder")
-    raise UsageError(f"{text}: no such model folder; give one, or one of {', '.join(names)}")
+    shipped = f", or one of {', '.join(names)}" if names else ""
+    raise UsageError(f"{text or 'an empty name'}: no such model folder; give one{shipped}")
 
 
 def _app(card: Path) -> str | None:

@@ -145,10 +145,13 @@ def backtest(
 
 def read(data: str | Path | Panel, models: Sequence[Any], reading: dict[str, Any]) -> Panel:
     """A panel as it is or a file read; with a model folder among ``models``, that model's columns."""
+    from apps.timeseries import methods
     from apps.timeseries.matching import match, reading_options
     from apps.timeseries.store import load
 
-    folders = (r for r in models if isinstance(r, str | Path) and kind_of(r) == "folder")
+    folders = [r for r in models if isinstance(r, str | Path) and kind_of(r) == "folder"]
+    for ref in folders:
+        methods.require_known(ref, catalog.MODELS)
     spec = next((load(ref).spec.data for ref in folders), None)
     if isinstance(data, Panel):
         if reading:

@@ -83,7 +83,7 @@ def evaluate(
     if horizon < 1 or lookback < 1:
         raise UsageError(f"lookback {lookback}, horizon {horizon}: must be 1 or more")
     rows = len(panel.series[0])
-    borders = protocol_borders(protocol, rows)
+    borders = protocol_borders(protocol, rows, panel.source)
     if len(origins(borders.val, borders.test, lookback, horizon)) == 0:
         raise DataError(
             f"{panel.source}: {borders.test - borders.val} test rows are fewer than the horizon "

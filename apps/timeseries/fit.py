@@ -109,6 +109,7 @@ def settings(name: str, changes: Mapping[str, Any] | None = None) -> Settings:
     recipe, options = entry.recipe, dict(entry.recipe.options)
     for key, value in (changes or {}).items():
         if key in fields:
+            _check_field(key, value)
             recipe = dataclasses.replace(recipe, **{key: value})
         elif key in known:
             options[key] = value
@@ -116,6 +117,24 @@ def settings(name: str, changes: Mapping[str, Any] | None = None) -> Settings:
             what = f"setting of model {entry.name!r}"
             raise UsageError(unknown(what, key, sorted(fields | set(known))))
     return Settings(recipe=recipe, options=options)
+
+
+def _check_field(name: str, value: Any) -> None:
+    """UsageError where a field of the recipe is of the wrong kind or size."""
+    default = getattr(Recipe(), name)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        right, want = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        right, want = number and value >= 1 and value == int(value), "a whole number, 1 or more"
+    elif name == "average":
+        right, want = value is None or (number and 0 < value < 1), "between 0 and 1, or none"
+    elif isinstance(default, float):
+        right, want = number and 0 < value < math.inf, "a number above 0"
+    else:
+        right, want = isinstance(value, str), "a word"
+    if not right:
+        raise UsageError(f"{name} {value}: must be {want}")
 
 
 def train(
@@ -289,7 +308,7 @@ def fit(
     panel = data if isinstance(data, Panel) else read_panel(data, **reading)
     borders = None
     if protocol is not None:
-        borders = protocol_borders(protocol, min(len(s) for s in panel))
+        borders = protocol_borders(protocol, min(len(s) for s in panel), panel.source)
     trained = train(
         panel,
         model,

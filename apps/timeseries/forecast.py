@@ -288,17 +288,14 @@ def _predictor(model: str | Path | Predictor, season: int | None, device: str) -
         return model
     if season is not None and season < 1:
         raise UsageError(f"season {season}: must be 1 or more rows")
-    text, cards = str(model), list(model_cards("timeseries"))
-    bare = not Path(text).exists() and "/" not in text and "\\" not in text
-    if bare and text not in cards and catalog.baseline(text) is None:
+    text = str(model)
+    if not Path(text).exists() and text not in model_cards("timeseries"):
         for name in catalog.MODELS:
             if catalog.canonical(name) == catalog.canonical(text):
                 raise UsageError(
                     f"model {name} is not trained yet: run fit FILE --model {name} --out MODELDIR, "
                     "then forecast FILE --model MODELDIR"
                 )
-        choices = unknown("model", text, [*cards, *catalog.BASELINES])
-        raise UsageError(f"{choices}; or give the path of a model folder")
     return load_predictor(model, device=device, season=season)
 
 

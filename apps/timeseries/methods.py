@@ -8,7 +8,7 @@ these two alone.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +18,8 @@ import numpy as np
 from apps.timeseries import baselines, catalog
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel, Series
-from core.errors import DataError, UsageError
+from core.errors import DataError, UsageError, unknown
 from core.progress import Progress
-
 
 _SEASONS = {
     "last-value": 1,
@@ -91,18 +90,38 @@ def method(
         return TrainedMethod(
             catalog.model(ref).name, lookback, dict(options or {}), settings, device
         )
-    return FixedMethod(load_predictor(ref, device=device))
+    return FixedMethod(load_predictor(ref, device=device, others=catalog.MODELS))
 
 
-def load_predictor(ref: str | Path, device: str = "cpu", season: int | None = None) -> Predictor:
-    """A trained model, by folder or shipped name, or a baseline by name, ready to forecast."""
+def load_predictor(
+    ref: str | Path,
+    device: str = "cpu",
+    season: int | None = None,
+    others: Iterable[str] = (),
+) -> Predictor:
+    """A trained model, by folder or shipped name, or a baseline by name, ready to forecast.
+
+    Raises as ``store.load``; UsageError for a name that is none of these, naming the nearest of
+    them and of ``others``.
+    """
     name = catalog.baseline(str(ref))
     if name is not None:
         return BaselinePredictor(name, season)
+    require_known(ref, others)
     from apps.timeseries.predictor import ModelPredictor
     from apps.timeseries.store import load
 
     return ModelPredictor(load(ref, device))
+
+
+def require_known(ref: str | Path, others: Iterable[str] = ()) -> None:
+    """UsageError for a bare name that is no baseline, shipped model, folder here or one of ``others``."""
+    from core.shipped import model_cards
+
+    text, names = str(ref), [*others, *model_cards("timeseries"), *catalog.BASELINES]
+    bare = "/" not in text and "\\" not in text
+    if bare and text not in names and catalog.baseline(text) is None and not Path(text).exists():
+        raise UsageError(f"{unknown('model', text, names)}; or give the path of a model folder")
 
 
 @dataclass

@@ -40,7 +40,12 @@ app = cli.make_app(
 )
 
 File = Annotated[
-    Path, typer.Argument(help="CSV (.gz), Parquet or Excel, long or wide.", show_default=False)
+    Path,
+    typer.Argument(
+        help="CSV (.gz), Parquet or Excel, long or wide.",
+        show_default=False,
+        readable=False,  # reading says so itself, with the exit code for permissions
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="The output folder.", show_default=False)]
 Horizon = Annotated[int, typer.Option(help="Stamps to forecast.", show_default=False)]
@@ -493,7 +498,7 @@ def report(
         Path | None, typer.Option(help="The output folder.", show_default="SOURCE/report")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Measure a model by horizon on this file.")
+        Path | None, typer.Option(help="Measure a model by horizon on this file.", readable=False)
     ] = None,
     *,
     reading: dict[str, Any],

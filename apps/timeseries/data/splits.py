@@ -28,9 +28,8 @@ class Borders:
 
     def text(self) -> str:
         """For a person."""
-        return (
-            f"train rows 0-{self.train - 1}, validation {self.train}-{self.val - 1}, "
-            + (f"test {self.val}-{self.test - 1}" if self.test > self.val else "no test rows")
+        return f"train rows 0-{self.train - 1}, validation {self.train}-{self.val - 1}, " + (
+            f"test {self.val}-{self.test - 1}" if self.test > self.val else "no test rows"
         )
 
     def report(self) -> dict[str, int]:
@@ -38,8 +37,8 @@ class Borders:
         return asdict(self)
 
 
-def protocol_borders(protocol: str, rows: int) -> Borders:
-    """The borders that published results use.
+def protocol_borders(protocol: str, rows: int, source: str = "") -> Borders:
+    """The borders that published results use; ``source`` is the file's name, for messages.
 
     Raises UsageError for an unknown protocol, DataError for a file with too few rows.
     """
@@ -50,7 +49,8 @@ def protocol_borders(protocol: str, rows: int) -> Borders:
     borders = Borders(*(b * (4 if protocol == "ett-minute" else 1) for b in _ETT))
     if rows < borders.test:
         raise DataError(
-            f"{rows} rows: protocol {protocol} needs {borders.test:,}; use 7-1-2 for another file"
+            f"{source + ': ' * bool(source)}{rows} rows: protocol {protocol} needs {borders.test:,}; "
+            "use 7-1-2 for another file"
         )
     return borders
 

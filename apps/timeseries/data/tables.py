@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Callable, Hashable, Iterator
@@ -25,7 +26,7 @@ import pandas as pd
 
 from apps.timeseries.data.cells import MISSING, NUMBER, decimal_mark
 from apps.timeseries.data.panel import from_file_name
-from core.errors import DataError, UsageError, nearest
+from core.errors import DataError, ResourceError, UsageError, nearest
 from core.files import sha256
 
 MAX_BYTES = 4 << 30
@@ -58,7 +59,8 @@ def read_table(
     """The table in a file; columns whose name is ``text`` stay text (``007`` is no number).
 
     Raises DataError for a file that is missing, empty, too large, of another kind, or without a
-    header row, and UsageError for options that do not fit the file.
+    header row, ResourceError for one that may not be read, and UsageError for options that do not
+    fit the file.
     """
     path = Path(path)
     name = from_file_name(path)
@@ -68,10 +70,14 @@ def read_table(
         raise DataError(f"{path} is a folder; give one CSV, Parquet or Excel file")
     try:
         size = path.stat().st_size
+    except PermissionError as error:
+        raise _denied(path) from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; check the path") from error
     if size == 0:
         raise DataError(f"{name} is empty; give a file with a header row and data")
+    if not os.access(path, os.R_OK):
+        raise _denied(path)
     endings = [suffix.lower() for suffix in path.suffixes]
     kind = endings[-2] if endings[-1:] == [".gz"] and len(endings) > 1 else (endings or [""])[-1]
     if kind in (".parquet", ".pq"):
@@ -95,6 +101,10 @@ def read_table(
         raise DataError(f"{name} has a header row and no data; add rows")
     _bounded(name, *frame.shape)
     return table
+
+
+def _denied(path: Path) -> ResourceError:
+    return ResourceError(f"{path}: no permission to read it; change its permissions or copy it")
 
 
 def _bounded(name: str, rows: int, columns: int) -> None:

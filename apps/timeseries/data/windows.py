@@ -38,7 +38,7 @@ class Scaling:
         mean = np.where(seen, rows, 0.0).sum(0) / count
         std = np.sqrt(np.where(seen, (rows - mean) ** 2, 0.0).sum(0) / count)
         # What rounding leaves of a constant's deviation is no scale.
-        return cls(mean, np.where(std > 1e-8 * np.maximum(1.0, np.abs(mean)), std, 1.0))
+        return cls(mean, np.where(std > 1e-8 * np.abs(mean), std, 1.0))
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """Scaled rows; the columns are the last axis."""

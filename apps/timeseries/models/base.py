@@ -106,7 +106,43 @@ def build(name: str, shape: Shape, **options: Any) -> Forecaster:
                 f"model {entry.name}: cannot use {kind} covariates; leave them out or use one of "
                 f"{', '.join(able)}."
             )
-    return module(config(**options), shape)  # type: ignore[call-arg]
+    for option, value in options.items():
+        _check_kind(entry.name, option, value, option_defaults(entry.name)[option])
+    try:
+        return module(config(**options), shape)  # type: ignore[call-arg]
+    except _WRONG_VALUE as error:
+        defaults = option_defaults(entry.name)
+        changed = [f"{k} {v}" for k, v in options.items() if v != defaults[k]]
+        text = str(error).splitlines()[0]
+        if not changed or (isinstance(error, RuntimeError) and "negative dim" not in text):
+            raise
+        raise UsageError(
+            f"model {entry.name}: cannot be built with {', '.join(changed)} ({text}); correct what "
+            "--set gave it"
+        ) from error
+
+
+_WRONG_VALUE = (TypeError, ValueError, ZeroDivisionError, RuntimeError)
+"""What PyTorch and Python raise for a size or share that cannot be."""
+
+
+def _check_kind(model: str, option: str, value: Any, default: Any) -> None:
+    """UsageError where an option is of another kind than its default, or of a size that none has."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    right, want = True, ""
+    if isinstance(default, bool):
+        right, want = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        least = 1 if option in ("dim", "ffn", "embed") else 0
+        right, want = type(value) is int and value >= least, f"a whole number, {least} or more"
+    elif option == "dropout":
+        right, want = number and 0 <= value < 1, "a number from 0 to below 1"
+    elif isinstance(default, float):
+        right, want = number, "a number"
+    elif isinstance(default, str):
+        right, want = isinstance(value, str), "a word"
+    if not right:
+        raise UsageError(f"model {model}: {option} {value}: must be {want}")
 
 
 def option_defaults(name: str) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -45,3 +47,105 @@ def make_panel() -> Callable[..., Panel]:
         )
 
     return make
+
+
+SMALL = ("--set", "dim=16", "--set", "depth=1", "--set", "ffn=16", "--set", "heads=2")
+"""Keeps an iTransformer's training step to a millisecond."""
+
+
+def _table(rows: int = 200, variates: int = 2, freq: str = "h", start: str = "2024-01-01"):
+    """A wide table: ``date`` and noisy cycles of 24 rows called v0, v1, ..."""
+    rng = np.random.default_rng(0)
+    waves = np.sin(2 * np.pi * (np.arange(rows)[:, None] / 24 + np.arange(variates) / 7))
+    values = 10 + 3 * waves + 0.3 * rng.normal(size=(rows, variates))
+    table = pd.DataFrame(values, columns=[f"v{i}" for i in range(variates)])
+    table.insert(0, "date", pd.date_range(start, periods=rows, freq=freq).astype(str))
+    return table
+
+
+def _long(series: int = 3, rows: int = 120, freq: str = "h"):
+    """A long table: series s0, s1, ... of one column y."""
+    wide = _table(rows, series, freq).rename(columns={"date": "ds"})
+    wide.columns = ["ds", *(f"s{i}" for i in range(series))]
+    return wide.melt("ds", var_name="unique_id", value_name="y")[["unique_id", "ds", "y"]]
+
+
+@pytest.fixture(scope="session")
+def table() -> Callable[..., pd.DataFrame]:
+    return _table
+
+
+@pytest.fixture(scope="session")
+def long_table() -> Callable[..., pd.DataFrame]:
+    return _long
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Callable[..., Path]:
+    """Write a table, a text or bytes below tmp_path; returns the file."""
+
+    def write(data: pd.DataFrame | str | bytes, name: str = "load.csv") -> Path:
+        path = tmp_path / name
+        text = data.to_csv(index=False) if isinstance(data, pd.DataFrame) else data
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder: two training steps on the wide table, lookback 24, horizon 6."""
+    from apps.timeseries import fit
+
+    folder = tmp_path_factory.mktemp("models")
+    _table().to_csv(folder / "load.csv", index=False)
+    options = {"dim": 16, "depth": 1, "ffn": 16, "heads": 2}
+    fit(
+        folder / "load.csv",
+        lookback=24,
+        horizon=6,
+        out=folder / "small",
+        max_steps=2,
+        options=options,
+    )
+    return folder / "small"
+
+
+@pytest.fixture
+def small() -> tuple[str, ...]:
+    """Options of ``fit`` for a model of a few thousand parameters."""
+    return SMALL
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict, str]]:
+    """Run a verb with --json in this process: (exit code, the one JSON object, standard error)."""
+    from apps.timeseries.run import app
+    from core.cli import main
+
+    def call(*arguments: object) -> tuple[int, dict, str]:
+        capsys.readouterr()
+        code = main(app, [*map(str, arguments), "--json"])
+        captured = capsys.readouterr()
+        assert captured.out.count("\n") == 1, captured.out
+        assert "Traceback" not in captured.err, captured.err
+        return code, json.loads(captured.out), captured.err
+
+    return call
+
+
+@pytest.fixture
+def text(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a verb as a person does: (exit code, standard output, standard error)."""
+    from apps.timeseries.run import app
+    from core.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(app, [*map(str, arguments)])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err, captured.err
+        return code, captured.out, captured.err
+
+    return call
