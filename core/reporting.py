@@ -30,6 +30,13 @@ PACKAGES = (
     "SimpleITK",
     "safetensors",
     "transformers",
+    "pandas",
+    "pyarrow",
+    "plotly",
+    "matplotlib",
+    "pytorch-forecasting",
+    "optuna",
+    "ray",
 )
 
 

@@ -158,14 +158,12 @@ class _Run:
         names = [self.panel.names(series)[n] for n in chosen]
         self.record.add(self.panel.names(series), bands, chosen)
         for name, n in zip(names, chosen):
-            given = [bool(np.isfinite(lo[:, n]).all()) for lo, _ in bands.offsets.values()]
+            given = [bool(np.isfinite(lo[:, n]).all()) for lo, _ in bands.bounds.values()]
             if sum(given) < len(self.levels):
                 self.without.append(name)
         times = future_times(series, self.steps, self.panel.source)
         columns: dict[str, np.ndarray] = {"yhat": yhat[:, chosen].T.ravel()}
-        bounds = {
-            level: (lo[:, chosen], hi[:, chosen]) for level, (lo, hi) in bands.around(yhat).items()
-        }
+        bounds = {level: (lo[:, chosen], hi[:, chosen]) for level, (lo, hi) in bands.bounds.items()}
         for level in self.levels:
             lo, hi = bounds.get(level, (np.full((self.steps, len(chosen)), np.nan),) * 2)
             columns |= {f"lo-{level:g}": lo.T.ravel(), f"hi-{level:g}": hi.T.ravel()}
@@ -217,15 +215,14 @@ def _ahead(
     series: Series,
 ) -> tuple[np.ndarray, calibrate.Bands]:
     """The forecast (H, N) of what follows a series, and its intervals."""
-    yhat, quantiles = calibrate.predict(predictor, series, [len(series)], steps)
-    if not np.isfinite(yhat).all():
+    ahead = calibrate.predict(predictor, series, [len(series)], steps)
+    if not np.isfinite(ahead[0]).all():
         raise DataError(
             f"{source}: series {series.id}: the forecast is no number; the history "
             "has missing or extreme values, see check and repair them with --fill"
         )
-    base = None if quantiles is None else quantiles[0]
-    bands = calibrate.calibrate(predictor, series, steps, levels, budget, joint=joint, base=base)
-    return yhat[0], bands
+    bands = calibrate.calibrate(predictor, series, steps, levels, budget, joint=joint, ahead=ahead)
+    return ahead[0][0], bands
 
 
 def future_times(series: Series, steps: int, source: str = "") -> pd.Index:
@@ -275,8 +272,8 @@ def print_report(result: Forecast) -> None:
 
 def _levels(levels: Sequence[float]) -> tuple[float, ...]:
     for level in levels:
-        if not 0 < level < 100:
-            raise UsageError(f"level {level:g}: must lie between 0 and 100, such as 80 or 90")
+        if not 1 <= level < 100:
+            raise UsageError(f"level {level:g}: must be 1 or more and below 100, such as 80 or 90")
     return tuple(sorted({float(level) for level in levels}))
 
 

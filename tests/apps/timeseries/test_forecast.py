@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -184,13 +185,31 @@ def test_bounds_follow_where_they_miss_too_much(monkeypatch) -> None:
     assert followed > still + 0.01
 
 
-def test_higher_levels_contain_lower_ones() -> None:
-    lo, hi = np.full((2, 1), -1.0), np.full((2, 1), 1.0)
-    bands = calibrate.Bands({90.0: (lo / 2, hi), 80.0: (lo, hi / 2)})
-    found = bands.around(np.zeros((2, 1)))
-    np.testing.assert_array_equal(found[90.0][0], lo)
-    np.testing.assert_array_equal(found[90.0][1], hi)
-    np.testing.assert_array_equal(found[80.0][1], hi / 2)
+@pytest.mark.parametrize("quantiles", [(), (0.1, 0.5, 0.9)])
+def test_higher_levels_contain_lower_ones(quantiles) -> None:
+    levels = (70, 75, 80, 85, 90, 95)
+    frame = forecast(wide(hourly()), Naive(quantiles=quantiles), horizon=6, levels=levels).frame
+    for inner, outer in pairwise(levels):
+        assert (frame[f"lo-{outer}"] <= frame[f"lo-{inner}"]).all()
+        assert (frame[f"hi-{inner}"] <= frame[f"hi-{outer}"]).all()
+
+
+def test_bounds_lie_around_the_forecast_as_around_zero() -> None:
+    series, budget = hourly(), calibrate.Budget(60)
+    ahead = calibrate.predict(Naive(), series, [len(series)], 6)
+    bare, there = (
+        calibrate.calibrate(Naive(), series, 6, (80,), budget, ahead=a) for a in (None, ahead)
+    )
+    for offset, bound in zip(bare.bounds[80], there.bounds[80]):
+        np.testing.assert_allclose(ahead[0][0] + offset, bound)
+
+
+def test_paths_of_a_model_with_quantiles_have_bands_around_its_median() -> None:
+    panel = wide(hourly(T=3000))
+    models = Naive(quantiles=(0.1, 0.5, 0.9)), Naive()
+    heads, plain = (forecast(panel, m, horizon=6, levels=(80,), joint=True) for m in models)
+    assert "split conformal" in heads.report["intervals"]["method"]
+    pd.testing.assert_frame_equal(heads.frame, plain.frame)
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -200,7 +219,7 @@ def test_targets_in_pieces_are_the_same(monkeypatch, joint) -> None:
     monkeypatch.setattr(calibrate, "BLOCK", 2 * 60 * 6)
     cut = calibrate.calibrate(Naive(), series, 6, (80, 90), budget, joint=joint)
     for level in (80, 90):
-        np.testing.assert_array_equal(whole.offsets[level], cut.offsets[level])
+        np.testing.assert_array_equal(whole.bounds[level], cut.bounds[level])
         np.testing.assert_array_equal(whole.inside[level], cut.inside[level])
 
 

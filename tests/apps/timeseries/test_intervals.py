@@ -139,7 +139,7 @@ def test_local_scale():
 @pytest.mark.parametrize("every", [1, 7])
 def test_truths_not_known_at_an_origin_change_nothing(rate, joint, every):
     forecasts, truths = walk(0, 90, 6)
-    options = {"rate": 10 * rate, "joint": joint, "every": every, "window": 30}
+    options = {"rate": 50 * rate, "joint": joint, "every": every, "window": 30}
     before = rolling(forecasts, truths, [60, 80], **options)
     for i in (0, 1, 17, 40, 80):
         other = truths.copy()
@@ -187,7 +187,7 @@ def test_each_origin_is_as_calibrated_alone(joint, symmetric):
         np.testing.assert_allclose(found.hi[80][i - 10], forecasts[i] + hi)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.05])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_coverage_of_a_stationary_series(rate):
     forecasts, truths = walk(4, 2500, 8)
     found = rolling(forecasts, truths, LEVELS, 500, start=600, rate=rate)
@@ -202,14 +202,38 @@ def test_adaption_restores_coverage_when_errors_grow():
     growth = np.exp(np.linspace(0, 2, len(truths)))[:, None, None]
     truths = forecasts + (truths - forecasts) * growth
     plain = rolling(forecasts, truths, [90], None, start=1000, rate=0).report(truths[1000:])
-    adapted = rolling(forecasts, truths, [90], None, start=1000, rate=0.05).report(truths[1000:])
-    both = rolling(forecasts, truths, [90], 200, start=1000, rate=0.05).report(truths[1000:])
+    adapted = rolling(forecasts, truths, [90], None, start=1000, rate=0.5).report(truths[1000:])
+    both = rolling(forecasts, truths, [90], 200, start=1000, rate=0.5).report(truths[1000:])
     assert plain["levels"]["90"]["coverage"] < 0.8
     assert adapted["levels"]["90"]["coverage"] > plain["levels"]["90"]["coverage"] + 0.05
     assert both["levels"]["90"]["coverage"] == pytest.approx(0.9, abs=0.02)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.05])
+@pytest.mark.parametrize("joint", [False, True])
+def test_bounds_stay_finite_where_alpha_asks_for_more_than_there_is(joint):
+    forecasts, truths = walk(8, 400, 3)
+    truths = forecasts + (truths - forecasts) * np.exp(np.arange(len(truths)) / 40)[:, None, None]
+    found = rolling(forecasts, truths, [90, 99], 40, joint=joint, start=100, every=1)
+    if not joint:
+        largest = np.abs(truths - forecasts)[-41:-1, 0].max(axis=0)
+        np.testing.assert_allclose((found.hi[90][-1] - forecasts[-1])[0], largest)
+    assert np.isfinite(found.hi[90]).all()
+    assert np.isinf(found.hi[99]).all()  # 40 scores have no 99 % rank, whatever alpha says
+
+
+@pytest.mark.parametrize("stride", [1, 5, 40])
+def test_the_present_is_a_last_origin_without_truths(stride):
+    forecasts, truths = walk(9, 2000, 10)
+    at = np.arange(len(truths))[::-stride][::-1]
+    before = rolling(forecasts[at], truths[at], [80], 30, origins=at, every=7)
+    now = truths[at].copy()
+    now[at[:, None] + np.arange(10) >= at[-1]] = NAN
+    after = rolling(forecasts[at], now, [80], 30, origins=at, every=7)
+    np.testing.assert_array_equal(after.hi[80], before.hi[80])
+    assert np.isfinite(after.hi[80][-1]).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_levels_are_nested_and_bounds_in_order(rate, symmetric):
     forecasts, truths = walk(6, 300, 5)
