@@ -5,7 +5,7 @@
 DATA holds ETTh1.csv and exchange_rate.csv.  A model is trained by the benchmark's protocol; it and a
 naive method are forecast from every validation and test origin, a row apart.  The bounds of each test
 origin come from the errors that had been realised by then, the validation rows' to begin with; nothing
-is chosen on test rows.  The table gives, for 80, 90 and 95 %, the share of test values inside
+is fitted on test rows.  The table gives, for 80, 90 and 95 %, the share of test values inside
 (pointwise) and of whole paths inside (joint bands), with the mean width in training deviations.
 """
 
