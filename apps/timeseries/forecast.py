@@ -215,7 +215,10 @@ def _ahead(
     series: Series,
 ) -> tuple[np.ndarray, calibrate.Bands]:
     """The forecast (H, N) of what follows a series, and its intervals."""
-    ahead = calibrate.predict(predictor, series, [len(series)], steps)
+    try:
+        ahead = calibrate.predict(predictor, series, [len(series)], steps)
+    except DataError as error:  # which knows the series alone
+        raise DataError(f"{source}: {error}") from error
     if not np.isfinite(ahead[0]).all():
         raise DataError(
             f"{source}: series {series.id}: the forecast is no number; the history "

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from apps.timeseries.classification import nearest
@@ -43,21 +44,21 @@ class Options(StrictModel):
     ``most``: candidates that discovery tries.  ``patience``: epochs without a lower loss.
     """
 
-    per_class: int = 10
-    window: int | None = None
-    points: float = 0.2
-    most: int = 40_000
-    dim: int = 64
-    generic_dim: int = 32
-    heads: int = 4
-    ffn: int = 128
-    kernel: int = 8
-    dropout: float = 0.4
-    rate: float = 1e-3
-    decay: float = 5e-4
-    batch: int = 16
-    epochs: int = 150
-    patience: int = 40
+    per_class: int = Field(10, ge=1)
+    window: int | None = Field(None, ge=1)
+    points: float = Field(0.2, gt=0, le=1)
+    most: int = Field(40_000, ge=1)
+    dim: int = Field(64, ge=1)
+    generic_dim: int = Field(32, ge=1)
+    heads: int = Field(4, ge=1)
+    ffn: int = Field(128, ge=1)
+    kernel: int = Field(8, ge=1)
+    dropout: float = Field(0.4, ge=0, lt=1)
+    rate: float = Field(1e-3, gt=0)
+    decay: float = Field(5e-4, ge=0)
+    batch: int = Field(16, ge=1)
+    epochs: int = Field(150, ge=1)
+    patience: int = Field(40, ge=1)
     validation: float = 0.2
 
 

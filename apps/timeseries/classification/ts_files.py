@@ -10,12 +10,13 @@ of one case may not.  Time stamps in the data, ``(0.5, 1.2)``, and targets of re
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from core.errors import DataError, UsageError
+from core.errors import DataError, ResourceError
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ class Cases:
 def read_ts(path: str | Path) -> Cases:
     """All cases of a ``.ts`` file with classes.
 
-    Raises UsageError when there is no such file; DataError, naming file and line, for what is not
-    the format, for time stamps, a file without classes or cases, and for a case whose class,
-    number of channels or lengths do not fit.
+    Raises DataError when there is no such file and, naming file and line, for what is not the
+    format, for time stamps, a file without classes or cases, and for a case whose class, number of
+    channels or lengths do not fit; ResourceError for a file that may not be read.
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; give a .ts file with classes")
+        raise DataError(f"{path}: no such file; give a .ts file with classes")
+    if not os.access(path, os.R_OK):
+        raise ResourceError(f"{path}: no permission to read it; change its permissions or copy it")
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")

@@ -159,6 +159,8 @@ def test_wilson() -> None:
     ("train", "test", "options", "kind", "message"),
     [
         (made(0), None, {"per_clas": 3}, UsageError, "per_class"),
+        (made(0), None, {"epochs": 0}, UsageError, "epochs"),
+        (made(0), None, {"dropout": 1.0}, UsageError, "dropout"),
         (made(0), None, {"validation": 1.0}, UsageError, "share of the training cases"),
         (made(0, n=2), None, {}, DataError, "held back"),
         (relabelled(made(0), ("a",) * 24), None, {}, DataError, "two classes"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apps.timeseries.classification.ts_files import read_ts
-from core.errors import DataError, UsageError
+from core.errors import DataError
 
 HEADER = """# by José
 @problemName Two Words
@@ -78,7 +78,7 @@ def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_ts(tmp_path / "none.ts")
 
 
