@@ -68,6 +68,8 @@ def report_of(
             if runner.seen
             else verdict_of(label, found)
         )
+    # What has learnt from the windows is judged nowhere; the sentence that people read says so.
+    seen = [verdicts[label] for label in named if label in verdicts and runners[label].seen]
     clock = plan.reference.observed
     evaluated = len(tallies[REFERENCE].series)
     return {
@@ -94,7 +96,7 @@ def report_of(
         "named": list(named),
         "loss": loss,
         "seed": seed,
-        "verdict": _verdict(scores, verdicts, named, loss),
+        "verdict": "; ".join([_verdict(scores, verdicts, named, loss), *seen]),
         "verdicts": verdicts,
         "scores": scores,
         "notes": _notes(panel, plan, tallies, evaluated),
@@ -132,7 +134,12 @@ def _verdict(
         also = f"; so does the baseline {better[0]}, with a smaller error" if better else ""
         return verdicts[asked[0]] + also
     if winners:
-        rest = "none of the models asked for does; " if set(named) - {REFERENCE} else ""
+        judged = [
+            n
+            for n in named
+            if n in verdicts and scores[n]["vs_seasonal_naive"]["outcome"] != "seen"
+        ]
+        rest = "none of the models asked for does; " if judged else ""
         return f"{rest}{verdicts[winners[0]]}"
     if all(scores[name]["vs_seasonal_naive"]["outcome"] == "untested" for name in verdicts):
         return "too few windows to tell whether any model beats seasonal naive; use more --windows"
