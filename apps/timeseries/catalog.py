@@ -249,7 +249,7 @@ _add(
         paper="Song et al., TimelyGPT, 2023",
         summary="retention with extrapolatable positions and causal convolutions, recurrent",
         any_horizon=True,
-        recipe=Recipe(options={}, rate=5e-4, halving=False),
+        recipe=Recipe(options={}, rate=1e-3, halving=False, epochs=3),
     )
 )
 _add(
@@ -259,6 +259,6 @@ _add(
         paper="Liu et al., Generative pretrained hierarchical transformer, KDD 2024",
         summary="causal attention over patches at several scales, any horizon",
         any_horizon=True,
-        recipe=Recipe(options={}, rate=1e-4),
+        recipe=Recipe(options={}, rate=1e-3, halving=False, epochs=3),
     )
 )
