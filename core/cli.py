@@ -249,8 +249,8 @@ def _out_of_resources(error: Exception) -> ResourceError | None:
         or (isinstance(error, RuntimeError) and "can't allocate memory" in text)
     ):
         return ResourceError(
-            "out of memory; close other programs, or use smaller patches, "
-            "a smaller batch or --mem-limit"
+            "out of memory; close other programs, or ask for less at once: a smaller network, "
+            "batch, patch or horizon"
         )
     if isinstance(error, OSError):
         import errno

@@ -182,9 +182,12 @@ def train(
     validation = _windows(panel, rows, parts, "val", lookback, horizon)
     for part, found in (("training", training), ("validation", validation)):
         if len(found) == 0:
+            border = max(parts.values(), key=lambda b: b.val)
+            own = border.train if part == "training" else border.val - border.train
             raise DataError(
                 f"{panel.source}: no {part} window of {lookback} + {horizon} rows without a missing "
-                "value; repair the file with --fill, or choose a smaller --lookback or --horizon"
+                f"value ({part} has {own} rows of its own); give more rows, choose a smaller "
+                "--lookback or --horizon, or repair the file with --fill"
             )
     quantiles = tuple(sorted(quantiles))
     _check_quantiles(quantiles)

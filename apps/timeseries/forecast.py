@@ -101,6 +101,7 @@ def forecast(
     kept = _kept(panel, series)
     _check_history(panel, [s for s in panel if s.id in kept], predictor)
     budget = calibrate.Budget.of(len(kept), len(panel.targets), steps, calibration)
+    notes += _short_of_season(predictor, [s for s in panel if s.id in kept])
     record = calibrate.Record(wanted, steps, joint)
     clock = _clock(panel)
     run = _Run(panel, predictor, steps, wanted, joint, budget, record, clock, kept)
@@ -328,6 +329,21 @@ def _steps(predictor: Predictor, horizon: int | None, notes: list[str]) -> int:
             f"or fit with --horizon {horizon}"
         )
     return horizon
+
+
+def _short_of_season(predictor: Predictor, chosen: Sequence[Series]) -> list[str]:
+    """A note where a seasonal baseline has no whole season of history and repeats the last value."""
+    season_of = getattr(predictor, "season_of", None)
+    if season_of is None or "season" not in predictor.name:
+        return []
+    short = [s for s in chosen if season_of(s) > len(s)]
+    if not short:
+        return []
+    what = "the last value" if predictor.name == "seasonal-naive" else "the mean of the last values"
+    return [
+        f"{len(short)} of {len(chosen)} series have less than a season of {season_of(short[0])} rows, "
+        f"and {what} is forecast: {listed([s.id for s in short])}"
+    ]
 
 
 def _panel(data: str | Path | Panel, predictor: Predictor, reading: dict[str, Any]) -> Panel:

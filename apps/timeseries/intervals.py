@@ -246,7 +246,8 @@ def rolling(
             margin = follow(scores, targets=[_alpha(level)], start=start)[0, 0] * units[start:]
             low, high = lower[start:] - margin, upper[start:] + margin
             crossed = low > high  # quantiles that were much too wide
-            middle = (low + high) / 2
+            with np.errstate(invalid="ignore"):  # bounds without an end have no middle, nor cross
+                middle = (low + high) / 2
             lows[level], highs[level] = (
                 np.where(crossed, middle, low),
                 np.where(crossed, middle, high),

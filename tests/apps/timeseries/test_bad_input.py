@@ -17,6 +17,7 @@ object, and nothing written or changed; or the stated handling.
     length L+H-1                 test_length_below_one_window
     length L+H, L+2H             test_exact_lengths
     short history                test_history_of_exactly_the_lookback_and_one_row_less
+                                 test_history_shorter_than_a_season
     horizon 0                    test_horizon_below_one
     another horizon              test_horizon_longer_and_shorter_than_trained
     unknown frequency            test_unknown_frequency
@@ -282,6 +283,8 @@ def test_length_below_one_window(refuses, table, csv, out) -> None:
     refuses(3, line, "load.csv", "29 rows", "at least 36", "--lookback or --horizon")
     line = ("evaluate", csv(table(12)), *SIZES, "--model", "drift")
     refuses(3, line, "load.csv", "test rows are fewer than the horizon", "--horizon")
+    line = ("evaluate", csv(table(50)), *SIZES, "--model", "dlinear")
+    refuses(3, line, "load.csv", "no validation window", "has 5 rows of its own", "more rows")
 
 
 @pytest.mark.parametrize(("rows", "works"), [(30, False), (35, False), (36, True), (42, True)])
@@ -302,10 +305,19 @@ def test_history_of_exactly_the_lookback_and_one_row_less(
 ) -> None:
     found = forecast(csv(table(24)), "--model", small_model)
     assert found["lo-80"].isna().all()
-    assert "no intervals" in found.attrs["notes"] or "intervals" in found.attrs["notes"]
+    assert "2 of 2 series have no intervals" in found.attrs["notes"]
     shutil.rmtree(out)
     line = ("forecast", csv(table(23)), "--model", small_model, "--out", out)
     refuses(3, line, "load.csv", "needs 24 rows", "has 23", "--lookback")
+
+
+def test_history_shorter_than_a_season(forecast, table, csv) -> None:
+    """Seasonal naive has nothing to repeat but the last value, and says that it does."""
+    rows = table(20)
+    found = forecast(csv(rows), *NAIVE)
+    assert "less than a season of 24 rows, and the last value is forecast" in found.attrs["notes"]
+    np.testing.assert_allclose(found.query("unique_id == 'v0'")["yhat"], rows["v0"].iloc[-1])
+    assert "season" not in forecast(csv(table(48)), *NAIVE).attrs["notes"]
 
 
 @pytest.mark.parametrize("horizon", [0, -1])
