@@ -30,9 +30,7 @@ def changed(panel, rows, value=1e3):
 
 def small(panel, tmp_path, name="itransformer", **more):
     options = more.pop("options", SMALL if name == "itransformer" else {})
-    return train(
-        panel, name, lookback=24, horizon=6, run_dir=tmp_path, options=options, **more
-    )
+    return train(panel, name, lookback=24, horizon=6, run_dir=tmp_path, options=options, **more)
 
 
 @pytest.mark.parametrize("name", ["itransformer", "olinear"])
