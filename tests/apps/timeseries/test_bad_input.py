@@ -57,6 +57,7 @@ object, and nothing written or changed; or the stated handling.
     disk full                    test_full_disk
                                  test_disk_that_fills_up_within_a_file
     a device that is not there   test_a_device_that_is_not_there
+    a cluster that is not there  test_a_cluster_that_is_not_there
     memory                       test_a_network_larger_than_the_memory
     odd length, even kernel      models/test_autoformer.py::test_decomposition_at_any_kernel
     odd length                   models/test_autoformer.py::test_equals_the_plain_form_gradients_included
@@ -691,6 +692,7 @@ def test_untrained_model(refuses, table, csv, out) -> None:
         (["backtest", "FILE", *NAIVE, "--windows", "0", "--out", "OUT"], ["--windows"]),
         (["backtest", "FILE", *NAIVE, "--refit", "no", "--out", "OUT"], ["never, always"]),
         (["backtest", "FILE", *NAIVE, "--baseline", "etss", "--out", "OUT"], ["'ets'"]),
+        (["backtest", "FILE", *NAIVE, "--align", "middle", "--out", "OUT"], ["'middle'", "'end'"]),
         (["compare", "FILE", *NAIVE, "--out", "OUT"], ["fewer than two models"]),
         (["detect", "FILE", "--rate", "1", "--out", "OUT"], ["--rate 1"]),
         (["detect", "FILE", "--since", "noon", "--out", "OUT"], ["--since noon"]),
@@ -752,13 +754,13 @@ def test_file_that_is_no_table(every_verb, csv) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_no_permission(every_verb, refuses, table, csv, tmp_path, small_model) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read and write everything")
     file, shut = csv(table()), tmp_path / "shut"
     shut.mkdir(mode=0o500)
+    if os.access(shut, os.W_OK):
+        pytest.skip("this user may read and write everything")
     for verb, line in readers(file, shut / "out", small_model).items():
         if verb != "evaluate":
-            refuses(4, line, "shut", "permission")
+            refuses(4, line, "shut", "no permission to write here")
     file.chmod(0)
     every_verb(4, file, "no permission to read it")
 
@@ -811,3 +813,11 @@ def test_a_device_that_is_not_there(refuses, table, csv, small_model, out) -> No
     lines = readers(csv(table()), out, small_model)
     for line in lines.values():
         refuses(4, (*line, "--device", "cuda:99"), "cuda:99", "--device cpu")
+
+
+def test_a_cluster_that_is_not_there(refuses, table, csv, small_model, out) -> None:
+    pytest.importorskip("ray")
+    lines = readers(csv(table()), out, small_model)
+    for verb in ("forecast", "forecast, trained", "backtest", "compare"):
+        line = (*lines[verb], "--ray", "ray://127.0.0.1:9")
+        refuses(4, line, "--ray ray://127.0.0.1:9", "no Ray answers", "--ray local")
