@@ -345,6 +345,7 @@ ROLLING: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "loss": (Annotated[str, typer.Option(help="mae or mse: what decides the verdict.")], "mae"),
+    "ray": (Ray, None),
     "setting": (Settings, None),
     "max_steps": (MaxSteps, None),
     "max_minutes": (MaxMinutes, None),
@@ -353,7 +354,9 @@ ROLLING: dict[str, tuple[Any, Any]] = {
 
 def _rolling(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``backtest`` and ``compare``."""
-    names = ("windows", "step", "refit", "season", "lookback", "loss", "calibration", "align")
+    names = (
+        "windows", "step", "refit", "season", "lookback", "loss", "calibration", "align", "ray",
+    )  # fmt: skip
     return {name: options[name] for name in names} | {
         "levels": options["level"],
         "options": cli.parse_options(options["setting"] or ()),
