@@ -238,7 +238,11 @@ _add(
         summary="series decomposition and attention by autocorrelation",
         covariates=("known",),
         joint=True,
-        recipe=Recipe(options={"dim": 512, "ffn": 2048, "factor": 3, "dropout": 0.05}, marks=True),
+        recipe=Recipe(
+            options={"dim": 512, "ffn": 2048, "factor": 3, "dropout": 0.05},
+            marks=True,
+            precision="auto",
+        ),
         published="thuml/Autoformer scripts, lookback 96",
     )
 )
