@@ -240,8 +240,8 @@ def test_bfloat16_autocast_stays_near() -> None:
 
 
 def test_mistakes_are_explained() -> None:
-    for options in ({"label": -1}, {"kernel": 0}):
-        with pytest.raises(UsageError, match="give a label of 0 or more and a kernel of 1 or more"):
+    for options, wrong in (({"label": -1}, "label -1"), ({"kernel": 0}, "kernel 0")):
+        with pytest.raises(UsageError, match=wrong):
             make(**options)
     model = make()
     with pytest.raises(UsageError, match="give them, known="):
