@@ -412,7 +412,7 @@ def _borders(
 ) -> tuple[dict[str, Borders], list[str]]:
     """As ``fit`` draws them, of the series that have room for the largest lookback."""
     if protocol is not None:
-        given = protocol_borders(protocol, min(len(s) for s in panel))
+        given = protocol_borders(protocol, min(len(s) for s in panel), panel.source)
         return {s.id: given for s in panel}, []
     parts: dict[str, Borders] = {}
     problem: DataError | None = None
