@@ -310,7 +310,7 @@ def forecasting(result: dict[str, Any]) -> str:
         " [docs/forecasting.md](docs/forecasting.md)), all test windows, scaled space, MSE / MAE."
         f" Ours: mean over seeds ({seeds} where not marked otherwise); in brackets what the papers"
         " report. Bold: the best of our rows, naive ones included. The seasonal mean and ETS look at"
-        " more history than 96 rows, as an analyst would.",
+        " more history than 96 rows, as an analyst would." + _not_run(result),
         "",
         "| model | " + " | ".join(f"{d} {h}" for d, h in keys) + " |",
         "|---" * (len(keys) + 1) + "|",
@@ -324,6 +324,18 @@ def forecasting(result: dict[str, Any]) -> str:
                  for key in keys]  # fmt: skip
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _not_run(result: dict[str, Any]) -> str:
+    """What has published figures and no run of ours yet."""
+    ours = {key: {r[key] for r in result["rows"]} for key in ("dataset", "model")}
+    left = [
+        name
+        for key in ("dataset", "model")
+        for name in dict.fromkeys(r[key] for r in result["published"])
+        if name not in ours[key]
+    ]
+    return f" Not run so far: {', '.join(left)}." if left else ""
 
 
 def _score(
