@@ -7,7 +7,8 @@ they come from; ETTh1.csv is in samples/).  A cell is one data set, horizon, mod
 by the settings in ``apps/timeseries/catalog.py``, chosen by validation, its test windows forecast
 once.  Each cell is a process of one thread and leaves a JSON file in ``--work``; a cell that is there
 is not computed again, so the command continues where it stopped, and more cells may be added later.
-``--collect`` only writes the result from the cells that are there.
+``--collect`` only writes the result from the cells that are there; ``--add`` keeps what ``--out`` holds
+already, and does not compute its cells again.
 
 Published figures (``published_forecasting.csv``) stand beside ours; they are the papers'.
 """
@@ -40,6 +41,15 @@ HORIZONS = (96, 192, 336, 720)
 NAIVE = ("last-value", "seasonal-naive", "seasonal-mean", "drift", "ets")
 MODELS = ("itransformer", "olinear", "dlinear", "patchtst", "s-mamba", "autoformer")
 LOOKBACK = 96
+KEPT = ("windows", "parameters", "changes")
+"""What all seeds of a row share."""
+BY_SEED = {
+    "mse": "mse_by_seed",
+    "mae": "mae_by_seed",
+    "steps": "steps",
+    "cpu_seconds": "cpu_seconds",
+}
+"""Of a run -> its name in a row, a list over seeds."""
 PUBLISHED = ROOT / "benchmarks" / "published_forecasting.csv"
 
 
@@ -107,37 +117,52 @@ def compute(cell: Cell, data: Path, work: Path) -> None:
     )
 
 
-def collect(work: Path) -> dict[str, Any]:
-    """All cells in ``work``: a row for each data set, horizon and model, over its seeds."""
+def collect(work: Path, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All cells in ``work``, and those of the result ``before`` that are not there.
+
+    A row for each data set, horizon and model, over its seeds.
+    """
     from core.reporting import environment
 
-    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    runs: dict[tuple[str, int, str, int], dict[str, Any]] = {}
+    hashes: dict[str, str] = {}
+    for row in (before or {"rows": []})["rows"]:
+        for i, seed in enumerate(row["seeds"]):
+            runs[row["dataset"], row["horizon"], row["model"], seed] = {
+                **{key: row[key] for key in KEPT if key in row},
+                **{key: row[name][i] for key, name in BY_SEED.items() if name in row},
+            }
+    if before is not None:
+        hashes |= before["files_sha256"]
     for path in sorted(work.glob("*.json")):
         cell = json.loads(path.read_text())
-        groups.setdefault((cell["dataset"], cell["horizon"], cell["model"]), []).append(cell)
-    order = list(NAIVE + MODELS)
+        training = cell["training"]
+        runs[cell["dataset"], cell["horizon"], cell["model"], cell["seed"]] = {
+            **{key: cell[key] for key in ("windows", "mse", "mae", "cpu_seconds")},
+            **{key: training[key] for key in ("parameters", "changes", "steps") if key in training},
+        }
+        if hashes.setdefault(cell["dataset"], cell["file_sha256"]) != cell["file_sha256"]:
+            sys.exit(f"{path.name}: {cell['dataset']} is another file than the other cells'")
+    order = [*FILES, *NAIVE, *MODELS]
+    keys = sorted(
+        {key[:3] for key in runs},
+        key=lambda k: (order.index(k[0]), k[1], _place(order, k[2]), k[2]),
+    )
     rows = []
-    for key in sorted(groups, key=lambda k: (list(FILES).index(k[0]), k[1], _place(order, k[2]))):
-        runs = sorted(groups[key], key=lambda r: r["seed"])
-        dataset, horizon, model = key
+    for key in keys:
+        found = {k[3]: run for k, run in sorted(runs.items()) if k[:3] == key}
+        first = next(iter(found.values()))
         row: dict[str, Any] = {
-            "dataset": dataset,
-            "horizon": horizon,
-            "model": model,
-            "seeds": [r["seed"] for r in runs],
-            "windows": runs[0]["windows"],
+            **dict(zip(("dataset", "horizon", "model"), key)),
+            "seeds": list(found),
+            **{name: first[name] for name in KEPT if name in first},
         }
         for metric in ("mse", "mae"):
-            values = [r[metric] for r in runs]
-            row[metric] = round(statistics.fmean(values), 5)
-            row[f"{metric}_by_seed"] = [round(v, 5) for v in values]
-        if runs[0]["training"]:
-            row["steps"] = [r["training"]["steps"] for r in runs]
-            row["parameters"] = runs[0]["training"]["parameters"]
-            row["changes"] = runs[0]["training"]["changes"]
-        row["cpu_seconds"] = [r["cpu_seconds"] for r in runs]
+            row[metric] = round(statistics.fmean(run[metric] for run in found.values()), 5)
+        for metric, name in BY_SEED.items():
+            if metric in first:
+                row[name] = [round(run[metric], 5) for run in found.values()]
         rows.append(row)
-    hashes = {c["dataset"]: c["file_sha256"] for runs in groups.values() for c in runs}
     return {
         "protocol": "lookback 96, borders and settings as published, all test windows, scaled space",
         "files_sha256": hashes,
@@ -178,14 +203,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--collect", action="store_true", help="compute nothing")
+    parser.add_argument("--add", action="store_true", help="to the result that --out is")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    before = json.loads(args.out.read_text()) if args.add else None
+    done = {
+        (row["dataset"], row["horizon"], row["model"], seed)
+        for row in (before or {"rows": []})["rows"]
+        for seed in row["seeds"]
+    }
     if not args.collect:
+        wanted = [c for c in cells(args) if (c.dataset, c.horizon, c.model, c.seed) not in done]
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda cell: compute(cell, args.data, args.work), cells(args)))
+            list(pool.map(lambda cell: compute(cell, args.data, args.work), wanted))
     from core.files import write_json
 
-    write_json(args.out, collect(args.work), force=True)
+    write_json(args.out, collect(args.work, before), force=True)
 
 
 if __name__ == "__main__":

@@ -163,3 +163,30 @@ def test_results_are_written_compactly_and_read_back() -> None:
     text = script("segmentation_cv").written(made)
     assert json.loads(text) == made
     assert "[ 0.25, null, 1.0 ]" in text
+
+
+def test_forecasting_cells_become_rows_and_a_result_grows(tmp_path: Path) -> None:
+    forecasting = script("forecasting")
+    training = {"parameters": 5, "changes": {}, "steps": 7}
+
+    def cell(seed: int, mse: float, model: str = "dlinear") -> None:
+        values = {
+            **{"dataset": "ETTh1", "horizon": 96, "model": model, "seed": seed, "windows": 3},
+            **{"mse": mse, "mae": mse / 2, "cpu_seconds": 1.0, "file_sha256": "a"},
+            "training": training if model == "dlinear" else {},
+        }
+        (tmp_path / f"{model}-{seed}.json").write_text(json.dumps(values))
+
+    cell(0, 0.5)
+    cell(0, 0.9, "last-value")
+    first = forecasting.collect(tmp_path)
+    assert [row["model"] for row in first["rows"]] == ["last-value", "dlinear"]
+    (tmp_path / "dlinear-0.json").unlink()
+    cell(1, 0.7)
+    grown = forecasting.collect(tmp_path, first)
+    row = grown["rows"][1]
+    assert (row["seeds"], row["mse"], row["mse_by_seed"]) == ([0, 1], 0.6, [0.5, 0.7])
+    assert (row["steps"], row["parameters"]) == ([7, 7], 5)
+    (tmp_path / "dlinear-1.json").unlink()
+    (tmp_path / "last-value-0.json").unlink()
+    assert forecasting.collect(tmp_path, grown)["rows"] == grown["rows"]
