@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,3 +45,27 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def run_json(
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Callable[..., tuple[int, dict, str]]]:
+    """For an application: runs its verbs with --json in this process.
+
+    They give (exit code, the one JSON object, standard error).
+    """
+    from core.cli import main
+
+    def of(app: Any) -> Callable[..., tuple[int, dict, str]]:
+        def call(*arguments: object) -> tuple[int, dict, str]:
+            capsys.readouterr()
+            code = main(app, [*map(str, arguments), "--json"])
+            captured = capsys.readouterr()
+            assert captured.out.count("\n") == 1, captured.out
+            assert "Traceback" not in captured.err, captured.err
+            return code, json.loads(captured.out), captured.err
+
+        return call
+
+    return of

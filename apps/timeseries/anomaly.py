@@ -37,8 +37,8 @@ import pandas as pd
 from apps.timeseries import catalog
 from apps.timeseries.backtest import kind_of, read, write_frame
 from apps.timeseries.data import frequency
-from apps.timeseries.data.panel import Panel, Series, from_file_name
-from apps.timeseries.rolling import columns, rows_seen
+from apps.timeseries.data.panel import Panel, Series, rows_until
+from apps.timeseries.rolling import columns
 from core.errors import DataError, UsageError
 from core.files import plain, require_writable, results_folder, write_json
 from core.progress import Progress, SilentProgress
@@ -301,7 +301,7 @@ class _Watch:
                 f"mending had not settled after {PASSES} passes in {', '.join(self.unsettled[:5])}"
             )
         return {
-            "file": from_file_name(Path(self.panel.source)) if self.panel.source else None,
+            "file": self.panel.source or None,
             "sha256": self.panel.sha256 or None,
             "model": self.predictor.name,
             "rate": self.rate,
@@ -324,7 +324,7 @@ class _Watch:
         """None where no row is left to calibrate on, or to monitor."""
         predictor, T = self.predictor, len(series)
         need = max(1, predictor.lookback, _season(predictor, series))
-        first = max(need + self.ahead - 1, rows_seen(series, predictor.trained_until))
+        first = max(need + self.ahead - 1, rows_until(series, predictor.trained_until))
         start = first + int((T - first) * self.share)
         if self.since is not None:
             start = _row(series, self.since)

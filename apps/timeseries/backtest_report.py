@@ -7,12 +7,11 @@ can be shown again from its file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from apps.timeseries.data.panel import Panel, from_file_name
+from apps.timeseries.data.panel import Panel
 from apps.timeseries.rolling import Plan, Runner
 from apps.timeseries.scoring import (
     FEW,
@@ -73,7 +72,7 @@ def report_of(
     clock = plan.reference.observed
     evaluated = len(tallies[REFERENCE].series)
     return {
-        "file": from_file_name(Path(panel.source)) if panel.source else None,
+        "file": panel.source or None,
         "sha256": panel.sha256 or None,
         "targets": list(panel.targets),
         "freq": panel.freq,

@@ -25,11 +25,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from apps.timeseries.data.panel import Series
+from apps.timeseries.data.panel import Series, rows_until
 from apps.timeseries.intervals import JOINT, POINTWISE, RATE, rolling
-from core.errors import DataError
+from apps.timeseries.metrics import median_index
 
 if TYPE_CHECKING:
     from apps.timeseries.methods import Predictor
@@ -83,8 +82,7 @@ def predict(
     if not predictor.quantiles:
         return predictor.predict(series, origins, steps), None
     quantiles = predictor.predict_quantiles(series, origins, steps)
-    middle = int(np.argmin(np.abs(np.asarray(predictor.quantiles) - 0.5)))
-    return quantiles[..., middle], quantiles
+    return quantiles[..., median_index(predictor.quantiles)], quantiles
 
 
 def past_origins(
@@ -108,29 +106,6 @@ def past_origins(
     stride *= int(np.clip(available // (most * stride), 1, max(1, steps // (4 * stride))))
     count = min(most, available // stride)
     return T - stride * np.arange(count, 0, -1), stride
-
-
-def rows_until(series: Series, stamp: str) -> int:
-    """How many observed rows are not after ``stamp``."""
-    times = series.observed
-    if not isinstance(times, pd.DatetimeIndex):
-        try:
-            return int(np.searchsorted(np.asarray(times), int(float(stamp)), side="right"))
-        except ValueError as error:
-            raise DataError(
-                f"series {series.id}: has row numbers, the model was trained up to {stamp}; give "
-                "the file with its column of stamps"
-            ) from error
-    try:
-        at = pd.Timestamp(stamp)
-    except ValueError as error:
-        raise DataError(
-            f"series {series.id}: has stamps, the model was trained up to row {stamp} of a file "
-            "without; fit it again on a file with stamps"
-        ) from error
-    if (at.tz is None) != (times.tz is None):
-        at = at.tz_localize(times.tz) if at.tz is None else at.tz_convert("UTC").tz_localize(None)
-    return int(times.searchsorted(at, side="right"))
 
 
 def calibrate(

@@ -24,10 +24,10 @@ from apps.timeseries.catalog import Recipe
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel
 from apps.timeseries.data.reading import read_panel
-from apps.timeseries.data.splits import Borders, chronological, origins, protocol_borders
+from apps.timeseries.data.splits import Borders, chronological_each, origins, protocol_borders
 from apps.timeseries.data.windows import Rows, WindowBatches, scalings, with_static
 from apps.timeseries.learning import ForecastTask, Watch
-from apps.timeseries.models.base import Forecaster, Shape, build, option_defaults
+from apps.timeseries.models.base import Shape, build, option_defaults
 from apps.timeseries.predictor import ModelPredictor
 from apps.timeseries.store import (
     DataSpec,
@@ -295,8 +295,9 @@ def fit(
 ) -> FitReport:
     """Train ``model`` on a file and write a model folder with its measured errors and coverage.
 
-    ``protocol``: the borders of a benchmark instead of 80, 10 and 10 % of the rows.  ``reading``: see ``data.reading.read_panel``.  Raises as ``train``; UsageError when ``out`` holds a
-    model and neither ``resume`` nor ``force`` is given.
+    ``protocol``: the borders of a benchmark instead of 80, 10 and 10 % of the rows.  ``reading``:
+    see ``data.reading.read_panel``.  Raises as ``train``; UsageError when ``out`` holds a model and
+    neither ``resume`` nor ``force`` is given.
     """
     from apps.timeseries.assess import assess
 
@@ -351,15 +352,7 @@ def _borders(
         return dict(given), []
     if given is not None:
         return {s.id: given for s in panel}, []
-    parts: dict[str, Borders] = {}
-    problem: DataError | None = None
-    for series in panel:
-        try:
-            parts[series.id] = chronological(len(series), lookback, horizon, test)
-        except DataError as error:
-            problem = DataError(f"{panel.source}: series {series.id}: {error}")
-    if not parts:
-        raise problem or DataError(f"{panel.source}: holds no series")
+    parts = chronological_each(panel, lookback, horizon, test)
     left = len(panel) - len(parts)
     notes = [f"{left} of {len(panel)} series are too short to train on and are left out"]
     return parts, notes if left else []
@@ -436,6 +429,3 @@ def _trained_until(panel: Panel, parts: Mapping[str, Borders]) -> str | None:
     """The last stamp that training or validation saw, of all series."""
     stamps = [s.times[parts[s.id].val - 1] for s in panel if s.id in parts]
     return str(max(stamps)) if stamps else None
-
-
-__all__ = ["FitReport", "Forecaster", "Trained", "fit", "settings", "train"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apps.timeseries.data.windows import Rows
+from apps.timeseries.metrics import median_index
 from apps.timeseries.models.base import Loss
 from core.errors import UsageError, unknown
 
@@ -49,11 +50,6 @@ def make_loss(name: str, quantiles: tuple[float, ...] = ()) -> Loss:
         return torch.maximum(q * error, (q - 1) * error).mean()
 
     return {"mse": mse, "mae": mae, "weighted-mae": weighted, "pinball": pinball}[name]
-
-
-def median_index(quantiles: tuple[float, ...]) -> int:
-    """Which of ``quantiles`` stands for the forecast itself: the one nearest to a half."""
-    return int(np.argmin(np.abs(np.asarray(quantiles) - 0.5)))
 
 
 class ForecastTask:

@@ -95,18 +95,12 @@ def print_listing(report: Mapping[str, Any]) -> None:
 
 def print_fit(report: Mapping[str, Any]) -> None:
     """What ``fit`` did, for a person."""
+    from apps.timeseries.data.splits import Borders
+
     training, borders = report["training"], report["borders"]
     for note in report["notes"]:
         print(f"note: {note}")
-    print(
-        f"borders (longest series): train rows 0-{borders['train'] - 1}, validation "
-        f"{borders['train']}-{borders['val'] - 1}"
-        + (
-            f", test {borders['val']}-{borders['test'] - 1}"
-            if borders["test"] > borders["val"]
-            else ", no test rows"
-        )
-    )
+    print(f"borders (longest series): {Borders(**borders).text()}")
     print(
         f"{report['model']}: {training['parameters']:,} parameters, {training['steps']} steps in "
         f"{training['seconds']:.0f} s ({training['stopped_because']}); model in {report['folder']}"

@@ -107,6 +107,11 @@ def crps_from_quantiles(
     return 2 * (pinball(truth, quantiles, taus, axis) @ np.diff(borders))
 
 
+def median_index(quantiles: Sequence[float]) -> int:
+    """Which of ``quantiles`` stands for the forecast itself: the one nearest to a half."""
+    return int(np.argmin(np.abs(np.asarray(quantiles) - 0.5)))
+
+
 def coverage(truth: np.ndarray, lo: np.ndarray, hi: np.ndarray, axis: Axis = None) -> Any:
     """Share of truths in [lo, hi], 0 .. 1."""
     truth, lo, hi = np.broadcast_arrays(_array(truth), _array(lo), _array(hi))

@@ -12,7 +12,7 @@ from torch import Tensor
 from apps.timeseries import catalog
 from apps.timeseries.data.panel import Series
 from apps.timeseries.data.windows import SeriesScaling, known_rows, with_static
-from apps.timeseries.learning import median_index
+from apps.timeseries.metrics import median_index
 from apps.timeseries.store import LoadedModel
 from core.errors import DataError, UsageError
 

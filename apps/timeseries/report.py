@@ -359,7 +359,7 @@ def _measured(
     loaded: LoadedModel, data: str | Path, reading: dict[str, Any], progress: Progress
 ) -> list[Block]:
     """Errors by horizon beside naive ones, and residuals one step ahead, on the first series."""
-    from apps.timeseries.calibrate import rows_until
+    from apps.timeseries.data.panel import rows_until
     from apps.timeseries.matching import read_matching
     from apps.timeseries.methods import BaselinePredictor, Predictor
     from apps.timeseries.predictor import ModelPredictor
@@ -368,7 +368,7 @@ def _measured(
     same = panel.sha256 == loaded.spec.data.sha256
     model, horizon = ModelPredictor(loaded), loaded.spec.network.shape.horizon
     series = panel.series[0]
-    border = rows_until(series, model.trained_until) if model.trained_until else 0
+    border = rows_until(series, model.trained_until)
     first = max(border, model.lookback)
     if len(series) - horizon < first:
         rows = max(0, len(series) - first)

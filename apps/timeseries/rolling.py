@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from apps.timeseries.data.panel import Panel, Series
+from apps.timeseries.data.panel import Panel, Series, rows_until
 from apps.timeseries.fanout import Mapper
 from apps.timeseries.intervals import Conformal
 from core.errors import DataError, UsageError
@@ -306,7 +306,7 @@ class Runner:
         H = self.plan.horizon
         origins = self.plan.calibration(series)
         if not self.method.trainable:  # a given model may have learnt from rows after ``held``
-            first = rows_seen(series, fitted[0][1].trained_until)
+            first = rows_until(series, fitted[0][1].trained_until)
             origins = origins[origins >= first]
             last = self.plan.windows(series)[1][0]
             if first > last:
@@ -378,21 +378,6 @@ def columns(
     found = np.asarray(call(matched.series[0], origins, H))
     order = [matched.targets.index(name) for name in panel.targets]
     return found[:, :, order]
-
-
-def rows_seen(series: Series, until: str | None) -> int:
-    """Rows of ``series`` up to the stamp ``until``, which a model has learnt from."""
-    if until is None:
-        return 0
-    clock = series.observed
-    if not isinstance(clock, pd.DatetimeIndex):
-        return int(np.searchsorted(clock, float(until), side="right"))
-    stamp = pd.Timestamp(until)
-    if stamp.tz is None and clock.tz is not None:
-        stamp = stamp.tz_localize(clock.tz, ambiguous=True, nonexistent="shift_forward")
-    elif stamp.tz is not None and clock.tz is None:
-        stamp = stamp.tz_localize(None)
-    return int(clock.searchsorted(stamp, side="right"))
 
 
 def from_bounds(

@@ -30,9 +30,9 @@ import numpy as np
 import torch
 
 from apps.timeseries import catalog
-from apps.timeseries.data.panel import Panel, from_file_name
+from apps.timeseries.data.panel import Panel
 from apps.timeseries.data.reading import read_panel
-from apps.timeseries.data.splits import Borders, chronological, origins, protocol_borders
+from apps.timeseries.data.splits import Borders, chronological_each, origins, protocol_borders
 from apps.timeseries.data.windows import Scaling
 from apps.timeseries.evaluate import NAIVE
 from apps.timeseries.fit import MAX_STEPS, train
@@ -414,15 +414,7 @@ def _borders(
     if protocol is not None:
         given = protocol_borders(protocol, min(len(s) for s in panel), panel.source)
         return {s.id: given for s in panel}, []
-    parts: dict[str, Borders] = {}
-    problem: DataError | None = None
-    for series in panel:
-        try:
-            parts[series.id] = chronological(len(series), lookback, horizon)
-        except DataError as error:
-            problem = DataError(f"{panel.source}: series {series.id}: {error}")
-    if not parts:
-        raise problem or DataError(f"{panel.source}: holds no series")
+    parts = chronological_each(panel, lookback, horizon)
     left = len(panel) - len(parts)
     notes = [
         f"{left} of {len(panel)} series are too short for lookback {lookback} and are left out"
@@ -500,7 +492,7 @@ def _report(
 
     return {
         "format": 1,
-        "file": from_file_name(Path(panel.source)) if panel.source else None,
+        "file": panel.source or None,
         "series": len(search.panel),
         "borders": max(search.parts.values(), key=lambda b: b.test).report(),
         **about,

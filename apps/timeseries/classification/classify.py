@@ -26,6 +26,7 @@ from apps.timeseries.classification import nearest
 from apps.timeseries.classification.shapeformer import Matches, ShapeFormer, ShapeFormerConfig
 from apps.timeseries.classification.shapelets import Shapelet, discover
 from apps.timeseries.classification.ts_files import Cases, read_ts
+from apps.timeseries.data.windows import Scaling
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
 from core.files import require_writable, sha256, write_json
@@ -77,21 +78,14 @@ class ClassifierSpec(StrictModel):
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Scaling):
     """Mean and deviation of each channel, (C,)."""
 
-    mean: np.ndarray
-    std: np.ndarray
-
     @classmethod
-    def of(cls, cases: Cases) -> Scale:
+    def of_cases(cls, cases: Cases) -> Scale:
         """Of every value that is there; deviation 1 for a constant channel."""
-        values = np.concatenate(cases.series, 1)
-        seen = np.isfinite(values)
-        count = np.maximum(seen.sum(1), 1)
-        mean = np.where(seen, values, 0.0).sum(1) / count
-        std = np.sqrt(np.where(seen, (values - mean[:, None]) ** 2, 0.0).sum(1) / count)
-        return cls(mean, np.where(std > 1e-8 * np.maximum(1.0, np.abs(mean)), std, 1.0))
+        found = Scaling.of(np.concatenate(cases.series, 1).T)
+        return cls(found.mean, found.std)
 
     def arrays(self, cases: Cases) -> tuple[np.ndarray, np.ndarray]:
         """Scaled series (n, C, longest), 0 beyond their ends, and lengths (n,).
@@ -282,7 +276,7 @@ def _fit(
     train: Cases, held: Cases, settings: Options, seed: int, progress: Progress
 ) -> tuple[Classifier, dict[str, Any]]:
     """The classifier, and what to report of how it came about."""
-    scale = Scale.of(train)
+    scale = Scale.of_cases(train)
     arrays, lengths = scale.arrays(train)
     labels = _numbers(train, train.classes)
     T = arrays.shape[2]
@@ -461,7 +455,7 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 def _baselines(train: Cases, test: Cases, truth: np.ndarray) -> dict[str, Any]:
     """Accuracies of what learns nothing, from the whole training file; None: was left out."""
     labels = _numbers(train, train.classes)
-    scale = Scale.of(train)
+    scale = Scale.of_cases(train)
     (a, n), (b, m) = scale.arrays(train), scale.arrays(test)
     result: dict[str, Any] = {
         "majority": float((truth == nearest.majority(labels, len(train.classes))).mean()),

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+
+from core.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,31 @@ class Panel:
         return self.with_series([s.head(max(0, len(s) - n)) for s in self.series])
 
 
-def from_file_name(path: Path) -> str:
-    """What messages and records call a file: its name, never the folders above it."""
-    return Path(path).name
+def rows_until(series: Series, stamp: str | None) -> int:
+    """How many observed rows are not after ``stamp``, which a model has learnt from; None: no row.
+
+    Raises DataError where one has stamps and the other row numbers.
+    """
+    if stamp is None:
+        return 0
+    times = series.observed
+    if not isinstance(times, pd.DatetimeIndex):
+        try:
+            return int(np.searchsorted(np.asarray(times), int(float(stamp)), side="right"))
+        except ValueError as error:
+            raise DataError(
+                f"series {series.id}: has row numbers, the model was trained up to {stamp}; give "
+                "the file with its column of stamps"
+            ) from error
+    try:
+        at = pd.Timestamp(stamp)
+    except ValueError as error:
+        raise DataError(
+            f"series {series.id}: has stamps, the model was trained up to row {stamp} of a file "
+            "without; fit it again on a file with stamps"
+        ) from error
+    if at.tz is None and times.tz is not None:
+        at = at.tz_localize(times.tz, ambiguous=True, nonexistent="shift_forward")
+    elif at.tz is not None and times.tz is None:
+        at = at.tz_localize(None)
+    return int(times.searchsorted(at, side="right"))

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from apps.timeseries.data.panel import Panel
 from apps.timeseries.data.protocols import PROTOCOLS
 from core.errors import DataError, UsageError, unknown
 
@@ -74,6 +75,25 @@ def chronological(rows: int, lookback: int, horizon: int, test: bool = True) -> 
     part = max(horizon, int(rows * 0.1))
     end = min(part, (rows - lookback - horizon) // 2)
     return Borders(rows - 2 * end, rows - end, rows)
+
+
+def chronological_each(
+    panel: Panel, lookback: int, horizon: int, test: bool = True
+) -> dict[str, Borders]:
+    """``chronological`` of every series that is long enough, by its id.
+
+    Raises DataError, naming file and series, where none is.
+    """
+    parts: dict[str, Borders] = {}
+    problem: DataError | None = None
+    for series in panel:
+        try:
+            parts[series.id] = chronological(len(series), lookback, horizon, test)
+        except DataError as error:
+            problem = DataError(f"{panel.source}: series {series.id}: {error}")
+    if not parts:
+        raise problem or DataError(f"{panel.source}: holds no series")
+    return parts
 
 
 def origins(first: int, last: int, lookback: int, horizon: int) -> np.ndarray:

@@ -25,7 +25,6 @@ from typing import IO
 import pandas as pd
 
 from apps.timeseries.data.cells import MISSING, NUMBER, decimal_mark
-from apps.timeseries.data.panel import from_file_name
 from core.errors import DataError, ResourceError, UsageError, nearest
 from core.files import sha256
 
@@ -63,7 +62,7 @@ def read_table(
     fit the file.
     """
     path = Path(path)
-    name = from_file_name(path)
+    name = path.name
     if decimal not in (None, ".", ","):
         raise UsageError(f"decimal mark '{decimal}': must be '.' or ','")
     if path.is_dir():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,17 +103,8 @@ def write_volume(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict, str]]:
+def command(run_json: Callable[..., Any]) -> Callable[..., tuple[int, dict, str]]:
     """Run a verb with --json in this process: (exit code, the one JSON object, standard error)."""
     from apps.medical.run import app
-    from core.cli import main
 
-    def call(*arguments: object) -> tuple[int, dict, str]:
-        capsys.readouterr()
-        code = main(app, [*map(str, arguments), "--json"])
-        captured = capsys.readouterr()
-        assert captured.out.count("\n") == 1, captured.out
-        assert "Traceback" not in captured.err, captured.err
-        return code, json.loads(captured.out), captured.err
-
-    return call
+    return run_json(app)

@@ -14,8 +14,8 @@ import pytest
 
 from apps.timeseries import metrics
 from apps.timeseries.backtest import CSV, FILES, backtest, kind_of, print_report
-from apps.timeseries.data.panel import Panel, Series
-from apps.timeseries.rolling import make_plan, rows_seen
+from apps.timeseries.data.panel import Panel, Series, rows_until
+from apps.timeseries.rolling import make_plan
 from apps.timeseries.scoring import holm, outcome_of, skill, verdict_of
 from core.errors import DataError, UsageError
 
@@ -354,12 +354,12 @@ def test_a_given_model_that_saw_the_windows_gets_no_verdict() -> None:
     assert min(min(o) for _, o in fine.seen.calls) > 216
 
 
-def test_rows_seen() -> None:
+def test_rows_until() -> None:
     one = series(wave(48), tz="Europe/Berlin")
-    assert rows_seen(one, None) == 0
-    assert rows_seen(one, str(one.times[9])) == 10
-    assert rows_seen(one, "2024-01-01 09:30") == 10
-    assert rows_seen(series(wave(48)), "2023-01-01") == 0
+    assert rows_until(one, None) == 0
+    assert rows_until(one, str(one.times[9])) == 10
+    assert rows_until(one, "2024-01-01 09:30") == 10
+    assert rows_until(series(wave(48)), "2023-01-01") == 0
 
 
 def test_files_are_written_once(tmp_path: Any) -> None:

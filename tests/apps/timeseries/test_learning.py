@@ -7,7 +7,8 @@ import torch
 
 from apps.timeseries.data.splits import origins
 from apps.timeseries.data.windows import Rows, scalings
-from apps.timeseries.learning import ForecastTask, make_loss, median_index
+from apps.timeseries.learning import ForecastTask, make_loss
+from apps.timeseries.metrics import median_index
 from core.errors import UsageError
 
 

@@ -124,7 +124,7 @@ def test_shapelets_and_scaling_come_from_what_was_not_held_back(tmp_path: Path) 
     reports = [classify(c, **{**QUICK, "epochs": 1}) for c in (train, other)]
     assert reports[0]["shapelets"] == reports[1]["shapelets"]
     assert reports[0]["validation"]["loss"] != reports[1]["validation"]["loss"]
-    scales = [Scale.of(c.take(kept)) for c in (train, other)]
+    scales = [Scale.of_cases(c.take(kept)) for c in (train, other)]
     np.testing.assert_array_equal(scales[0].mean, scales[1].mean)
 
 
@@ -145,7 +145,7 @@ def test_missing_values_are_filled_along_time() -> None:
     assert lengths.tolist() == [5, 3]
     assert arrays[0].tolist() == [[1, 1, 2, 3, 3], [0] * 5]
     assert arrays[1].tolist() == [[1, 1, 1, 0, 0]] * 2
-    assert Scale.of(cases).std.tolist()[1] == 1.0
+    assert Scale.of_cases(cases).std.tolist()[1] == 1.0
 
 
 def test_wilson() -> None:
