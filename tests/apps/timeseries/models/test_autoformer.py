@@ -132,12 +132,20 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("matrix", [256, 0])
+def averaged(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moving average so many rows at a time; at 0 as where the network is traced."""
+    if rows:
+        monkeypatch.setattr(module, "ROWS", rows)
+    else:
+        monkeypatch.setattr(module, "_traced", lambda x: True)
+
+
+@pytest.mark.parametrize("rows", [32, 5, 0])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_plain_form_gradients_included(
-    case: str, matrix: int, monkeypatch: pytest.MonkeyPatch
+    case: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MATRIX", matrix)
+    averaged(rows, monkeypatch)
     model = make(**CASES[case])
     x, known = windows(model)
     wanted, got = plain(model, x, known), model(x, known=known)
@@ -208,13 +216,14 @@ def test_training_drops_and_learns() -> None:
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 25, 26, 61])
-@pytest.mark.parametrize("matrix", [256, 0])
+@pytest.mark.parametrize("rows", [32, 5, 0])
 def test_decomposition_at_any_kernel(
-    kernel: int, matrix: int, monkeypatch: pytest.MonkeyPatch
+    kernel: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MATRIX", matrix)
+    averaged(rows, monkeypatch)
     x = torch.randn(2, 30, 3).double().cumsum(1)
     rest, trend = Decomposition(kernel)(x)
+    torch.testing.assert_close(Decomposition(kernel).rest(x), rest)
     for a, b in zip((rest, trend), split(x, kernel), strict=True):
         torch.testing.assert_close(a, b)
     if kernel % 2:  # the published form
