@@ -1,0 +1,1 @@
+"""Driving: an embedded world under CARLA's client."""
