@@ -146,7 +146,7 @@ def backtest(
 def read(data: str | Path | Panel, models: Sequence[Any], reading: dict[str, Any]) -> Panel:
     """A panel as it is or a file read; with a model folder among ``models``, that model's columns."""
     from apps.timeseries import methods
-    from apps.timeseries.matching import match, reading_options
+    from apps.timeseries.matching import match, read_matching
     from apps.timeseries.store import load
 
     folders = [r for r in models if isinstance(r, str | Path) and kind_of(r) == "folder"]
@@ -156,13 +156,12 @@ def read(data: str | Path | Panel, models: Sequence[Any], reading: dict[str, Any
     if isinstance(data, Panel):
         if reading:
             raise UsageError(f"{', '.join(reading)}: for files; the panel is read already")
-        panel = data
-    else:
-        from apps.timeseries.data.reading import read_panel
+        return match(data, spec) if spec else data
+    if spec:
+        return read_matching(Path(data), spec, _given(reading))
+    from apps.timeseries.data.reading import read_panel
 
-        options = reading_options(spec, _given(reading)) if spec else reading
-        panel = read_panel(Path(data), **options)
-    return match(panel, spec) if spec else panel
+    return read_panel(Path(data), **reading)
 
 
 def kind_of(ref: str | Path) -> str:

@@ -451,6 +451,17 @@ def test_renamed_column_at_prediction(refuses, table, csv, small_model, out) -> 
     refuses(3, line, "load.csv", "lacks the target v1", "has load instead", "rename")
 
 
+@pytest.mark.parametrize("verb", ["forecast", "backtest", "detect"])
+def test_renamed_covariate_with_a_model(verb, command, refuses, table, csv, out, tmp_path) -> None:
+    model, sizes = tmp_path / "model", ("--lookback", 24, "--horizon", 6, "--max-steps", 1)
+    fit = ("fit", csv(table()), *sizes, *TINY, "--past", "v1", "--out", model)
+    assert command(*fit)[0] == 0
+    file = csv(table().rename(columns={"v1": "load"}))
+    more = ("--horizon", 6) if verb == "backtest" else ()
+    line = (verb, file, "--model", model, *more, "--out", out)
+    refuses(3, line, "load.csv", "v1", "model was trained on", "rename")
+
+
 def test_reordered_and_further_columns_at_prediction(forecast, table, csv, small_model) -> None:
     """Columns are matched by name: the same forecasts to the last digit."""
     rows = table()
