@@ -504,7 +504,8 @@ class _Reader:
         pieces = element.findall("planView/geometry")
         if not pieces:
             raise self.fail(f"road {key} has no planView geometry; each road needs one")
-        rows, polynomials = [], {}
+        rows: list[tuple[float, ...]] = []
+        polynomials: dict[int, np.ndarray] = {}
         for piece in pieces:
             length = self.number(piece, "length")
             if length <= 0:
@@ -529,14 +530,14 @@ class _Reader:
                     slope,
                 )
             )
-        columns = np.array(rows, float).T
-        if (np.diff(columns[0]) < 0).any():
+        start, x, y, heading, lengths, curvatures, slopes = np.array(rows, float).T
+        if (np.diff(start) < 0).any():
             raise self.fail(f"the geometries of road {key} are not in order of s")
-        return Plan(*columns, polynomials)
+        return Plan(start, x, y, heading, lengths, curvatures, slopes, polynomials)
 
     def polynomial(self, shape: ElementTree.Element, length: float) -> np.ndarray:
         """(n, 3): distance along the curve (m), u, v, every 0.1 m or so."""
-        p = np.linspace(0.0, 1.0, max(8, min(4096, int(length / 0.1) + 2)))
+        p: np.ndarray = np.linspace(0.0, 1.0, max(8, min(4096, int(length / 0.1) + 2)))
         if shape.tag == "poly3":
             u, a = p * length, [self.number(shape, k, 0.0) for k in "abcd"]
             v = np.polynomial.polynomial.polyval(u, a)
