@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -118,6 +119,17 @@ class Ground:
     def material(self, xy: np.ndarray) -> np.ndarray:
         """Materials (...) under points (..., 2)."""
         return self.index(xy) >> 4
+
+    @cached_property
+    def texel(self) -> np.ndarray:
+        """(256) uint32: R, G, B and the tag of each cell value, R in the lowest byte."""
+        rgb = self.colour.astype(np.uint32)
+        packed: np.ndarray = rgb[:, 0] | rgb[:, 1] << 8 | rgb[:, 2] << 16
+        return packed | self.tag.astype(np.uint32) << 24
+
+    def lay(self, polygons: np.ndarray, material: Material) -> None:
+        """Cover convex polygons (n, k, 2), m, with a material; the texture's grain stays."""
+        fill(self.cells, self.to_cells(polygons), material << 4, keep=15)
 
     def to_cells(self, xy: np.ndarray) -> np.ndarray:
         """Points (..., 2) in metres as (column, row) in cells, not rounded."""

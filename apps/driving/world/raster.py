@@ -50,8 +50,10 @@ def spans(polygons: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, ...
     return polygon[keep], row[keep], start[keep], stop[keep]
 
 
-def fill(cells: np.ndarray, polygons: np.ndarray, values: np.ndarray | int) -> None:
-    """Set the cells (H, W) inside each convex polygon (n, k, 2) to its value, later ones on top."""
+def fill(cells: np.ndarray, polygons: np.ndarray, values: np.ndarray | int, keep: int = 0) -> None:
+    """Set the cells (H, W) inside each convex polygon (n, k, 2) to its value, later ones on top.
+
+    ``keep``: bits of the cells that stay as they are."""
     polygon, row, start, stop = spans(polygons, (cells.shape[0], cells.shape[1]))
     paint = np.broadcast_to(np.asarray(values, cells.dtype), (len(polygons),))[polygon]
     flat = cells.reshape(-1)
@@ -65,7 +67,8 @@ def fill(cells: np.ndarray, polygons: np.ndarray, values: np.ndarray | int) -> N
         high = max(low + 1, int(np.searchsorted(ends, done + CHUNK)))
         part = slice(low, high)
         at = np.repeat(begin[part], length[part]) + ramp(length[part])
-        flat[at] = np.repeat(paint[part], length[part])
+        colour = np.repeat(paint[part], length[part])
+        flat[at] = (flat[at] & np.asarray(keep, cells.dtype)) | colour if keep else colour
         low = high
 
 
