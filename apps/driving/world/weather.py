@@ -98,7 +98,7 @@ class Weather:
         by_day = _mix((0.50, 0.54, 0.60), (0.72, 0.73, 0.75), self.overcast)
         by_day *= 1.0 - 0.3 * _share(self.precipitation)
         by_day = by_day * _mix((1.0, 1.0, 1.0), (1.0, 0.86, 0.76), self.warmth * 0.8)
-        return _mix((0.085, 0.095, 0.14), by_day, self.day)
+        return _mix((0.15, 0.165, 0.22), by_day, self.day)
 
     @cached_property
     def zenith(self) -> np.ndarray:
@@ -115,8 +115,16 @@ class Weather:
     @cached_property
     def fog(self) -> np.ndarray:
         """(3) float64 RGB 0..255 of what distance turns into."""
-        grey = self._sky((196.0, 202.0, 208.0), (176.0, 180.0, 184.0), (20.0, 22.0, 34.0))
-        return _mix(self.horizon, grey, _smooth(_share(self.fog_density) * 4.0))
+        return _mix(self.horizon, self._mist, self.murk)
+
+    @cached_property
+    def murk(self) -> float:
+        """0 .. 1: how far the fog hides the sky."""
+        return _smooth(_share(self.fog_density) * 2.5)
+
+    @cached_property
+    def _mist(self) -> np.ndarray:
+        return self._sky((196.0, 202.0, 208.0), (176.0, 180.0, 184.0), (20.0, 22.0, 34.0))
 
     @cached_property
     def extinction(self) -> float:
@@ -137,6 +145,22 @@ class Weather:
         return max(_share(self.wetness), _share(self.precipitation_deposits)) * 0.5 + 0.5 * max(
             _share(self.precipitation_deposits), 0.7 * _share(self.precipitation)
         )
+
+    @cached_property
+    def puddles(self) -> float:
+        """0 none .. 1 the share of hollows that water fills."""
+        return _share(self.precipitation_deposits)
+
+    @cached_property
+    def cover(self) -> float:
+        """0 none .. 1 the share of the sky behind clouds."""
+        return max(_share(self.cloudiness), _share(self.precipitation))
+
+    @cached_property
+    def cloud(self) -> np.ndarray:
+        """(3) float64 RGB 0..255 of clouds."""
+        clear = _mix((240.0, 242.0, 245.0), (236.0, 190.0, 160.0), self.warmth)
+        return self._sky(clear, (164.0, 168.0, 174.0), (16.0, 18.0, 28.0))
 
     @cached_property
     def friction(self) -> float:

@@ -12,16 +12,19 @@ v = (H/2 - j - 1/2) / f up is met by the ray (1, u, v), and depth is the distanc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from apps.driving.world.geometry import Boxes, Transform
 from apps.driving.world.tags import Tag
 from apps.driving.world.weather import Weather
+
+if TYPE_CHECKING:
+    from apps.driving.world.ground import Ground
 
 FAR = 1000.0
 """m: the depth of the sky, and the far end of CARLA's depth encoding."""
@@ -31,26 +34,6 @@ SMALLEST = 0.35
 """Pixels: a solid whose bounding sphere's radius is smaller on the picture is left out."""
 
 
-class Surface(Protocol):
-    """The ground: what its texels are and look like; row = y, column = x."""
-
-    @property
-    def tags(self) -> np.ndarray:
-        """(H, W) uint8 of ``Tag``."""
-
-    @property
-    def rgb(self) -> np.ndarray:
-        """(H, W, 3) uint8."""
-
-    @property
-    def resolution(self) -> float:
-        """m a texel."""
-
-    @property
-    def origin(self) -> tuple[float, float]:
-        """(x, y) of the corner of texel [0, 0], m."""
-
-
 class Style(IntEnum):
     """How the faces of a solid are painted."""
 
@@ -58,7 +41,7 @@ class Style(IntEnum):
     FACADE = 1  # rows of windows
     BODY = 2  # a vehicle's, with lamps before and behind
     CABIN = 3  # glass on the sides
-    SIGNAL = 4  # a traffic light's head: three lamps
+    SIGNAL = 4  # a head of a traffic light: three lamps at its -x
     LEAVES = 5
 
 
@@ -102,41 +85,33 @@ class Picture:
 @dataclass(frozen=True)
 class Scene:
     """The world at one moment. A renderer keeps what it made of ``ground``, ``fixed`` and ``lamps``
-    for as long as it is given the same objects: never change them in place."""
+    while it is given the same objects: make new ones instead of changing them."""
 
-    ground: Surface
+    ground: Ground
     fixed: Boxes
     moving: Boxes
     weather: Weather = field(default_factory=Weather)
-    light_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(m) rows of ``fixed`` that are heads of traffic lights."""
-    light_rgb: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.uint8))
-    """(m, 3) uint8: the colours in which they shine now."""
-    headlights: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    light_rows: np.ndarray | None = None
+    """(m) rows of ``fixed`` that are heads of traffic lights, seen from their -x."""
+    light_rgb: np.ndarray | None = None
+    """(m, 3) uint8: the colours in which they shine now; all three lamps are off where dark."""
+    lamps: np.ndarray | None = None
+    """(l, 3) x, y, z of street lamps, m, which shine at night."""
+    headlights: np.ndarray | None = None
     """(n, 4) x, y, z (m) and yaw (radians) of vehicles' headlights that are on; seen at night."""
-    lamps: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
-    """(l, 3) x, y, z of street lamps, which shine at night."""
 
     @cached_property
     def solids(self) -> Solids:
         """Everything that stands on the ground, the fixed first, in the order of their rows."""
         fixed = solids_of(self.fixed)
-        colour = fixed.rgb
-        style = fixed.style
-        if len(self.light_rows):
-            colour, style = colour.copy(), style.copy()
+        if self.light_rows is not None and self.light_rgb is not None and len(self.light_rows):
             rows = np.searchsorted(fixed.owner, self.light_rows)
-            colour[rows] = self.light_rgb
-            style[rows] = Style.SIGNAL
+            rgb, style = fixed.rgb.copy(), fixed.style.copy()
+            rgb[rows], style[rows] = self.light_rgb, Style.SIGNAL
+            fixed = replace(fixed, rgb=rgb, style=style)
         moving = Solids.of(self.moving, start=len(self.fixed))
         return Solids(
-            *(
-                np.concatenate([a, getattr(moving, name)])
-                for name, a in (
-                    (f.name, {"rgb": colour, "style": style}.get(f.name, getattr(fixed, f.name)))
-                    for f in fields(Solids)
-                )
-            )
+            *(np.concatenate([getattr(p, f.name) for p in (fixed, moving)]) for f in fields(Solids))
         )
 
 
@@ -189,7 +164,7 @@ class Solids:
         own = part[:, 7] < 0
         rgb = np.where(
             own[:, None],
-            boxes.rgb[owner] * -part[:, 7:8],
+            np.minimum(boxes.rgb[owner] * -part[:, 7:8], 255),
             part[:, 7:8] * np.ones(3),
         ).astype(np.uint8)
         tag = np.where(part[:, 9] < 0, boxes.tag[owner], part[:, 9]).astype(np.uint8)

@@ -1,25 +1,48 @@
-"""From what each pixel meets to its tag, instance and colour.
+"""From what each pixel meets to its tag, instance and colour: the NumPy renderer's second half.
 
-A face is 6 k + side of the k-th seen solid, or GROUND, or SKY (see ``software``).
+A face is 6 k + side of the k-th seen solid, or GROUND, or SKY (see ``software``); n is a number of
+pixels. Colours are (3, n) float32 of 0..255 as shown, without gamma: light is a factor for each
+channel, ambient plus direct times the cosine to the sun. Fog by Koschmieder's law, the share
+exp(-extinction * depth). Windows, lamps and leaves are functions of the place on a face.
 """
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from apps.driving.world.render.scene import Camera, Picture, Scene, Solids, Surface
+from apps.driving.world.render.scene import Camera, Picture, Scene, Solids, Style
+from apps.driving.world.render.textures import FROM, GLOW_CELL, NOISE, glow, levels, noise, palette
 from apps.driving.world.tags import Tag
 
-FLOOR_RGB = (98, 116, 74)
-"""The colour of the terrain beyond the raster."""
+if TYPE_CHECKING:
+    from apps.driving.world.ground import Ground
+
+GROUND, SKY = -1, -2
+F = np.float32
+NIGHT = 0.5
+"""``Weather.day`` below which lamps and windows are lit."""
+LAMPLIGHT = (0.95, 0.78, 0.52)
+BEAM = 35.0
+"""m that a headlight reaches."""
+BEAMS = 8
+"""Headlights taken into account, the nearest ones: each costs 0.2 ms a camera of 320 x 160."""
+WINDOW = (2.7, 3.2)
+"""m of facade for each window, along and up (a storey of the scenery)."""
 
 
-class Palette:
-    """Looks up texels and colours; keeps the ground's packed texels."""
+class Painter:
+    """Tags and colours; keeps what it made of the ground and the street lamps."""
 
     def __init__(self) -> None:
-        self._ground: Surface | None = None
-        self._texels = np.zeros(0, np.uint32)
+        self._ground: Ground | None = None
+        self._palette = np.zeros(0, np.uint32)
+        self._levels: list[np.ndarray] = []
+        self._lamps: np.ndarray | None = None
+        self._glow: np.ndarray | None = None
+        self._noise: np.ndarray | None = None
 
     def finish(
         self,
@@ -28,87 +51,391 @@ class Palette:
         seen: Solids,
         depth: np.ndarray,
         face: np.ndarray,
+        shadow: np.ndarray | None,
         u: np.ndarray,
         v: np.ndarray,
         rgb: bool,
     ) -> Picture:
-        """The picture of depths and faces (H, W)."""
-        shape = (len(v), len(u))
-        flat, t = face.reshape(-1), depth.reshape(-1)
-        tags = np.full(flat.shape, Tag.SKY, np.uint8)
-        instance = np.zeros(flat.shape, np.int32)
-        on_box = np.flatnonzero(flat >= 0)
-        of_face = flat[on_box]
-        tags[on_box] = np.repeat(seen.tag, 6)[of_face]
-        instance[on_box] = np.repeat(seen.instance, 6)[of_face]
-
-        floor = np.flatnonzero(flat == -1)
-        ray = camera.axes.astype(np.float32)
-        eye = camera.eye.astype(np.float32)
-        x = eye[0] + t * ((ray[0, 0] + ray[0, 2] * v)[:, None] + ray[0, 1] * u).reshape(-1)
-        y = eye[1] + t * ((ray[1, 0] + ray[1, 2] * v)[:, None] + ray[1, 1] * u).reshape(-1)
-        texel = self._ground_at(scene.ground, x[floor], y[floor])
-        tags[floor] = texel >> 24
+        """The picture of depths and faces (H, W); ``shadow`` (H, W) bool is where no sun comes."""
+        pixels = _Pixels(camera, depth, face, u, v)
+        tags = np.full(depth.size, Tag.SKY, np.uint8)
+        instance = np.zeros(depth.size, np.int32)
+        tags[pixels.box] = seen.tag[pixels.solid]
+        instance[pixels.box] = seen.instance[pixels.solid]
+        cells = cells_at(scene.ground, pixels.x[pixels.floor], pixels.y[pixels.floor])
+        tags[pixels.floor] = scene.ground.tag[cells]
         colour = None
         if rgb:
-            colour = self._colours(scene, camera, seen, t, flat, on_box, floor, texel, x, y, u, v)
-            colour = colour.reshape(*shape, 3)
+            colour = self._colours(scene, camera, seen, pixels, cells, shadow)
+        shape = depth.shape
         return Picture(depth, tags.reshape(shape), instance.reshape(shape), colour)
-
-    def _ground_at(self, ground: Surface, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """(n) uint32: red, green, blue and, highest, the tag of the texels at (x, y)."""
-        if ground is not self._ground:
-            self._ground, self._texels = ground, packed(ground)
-        height, width = self._texels.shape
-        scale = np.float32(1 / ground.resolution)
-        column = np.floor((x - np.float32(ground.origin[0])) * scale)
-        row = np.floor((y - np.float32(ground.origin[1])) * scale)
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        index = np.where(inside, row.astype(np.int64) * width + column.astype(np.int64), 0)
-        found: np.ndarray = self._texels.reshape(-1)[index]
-        return np.where(inside, found, _FLOOR)
 
     def _colours(
         self,
         scene: Scene,
         camera: Camera,
         seen: Solids,
-        t: np.ndarray,
-        flat: np.ndarray,
-        on_box: np.ndarray,
-        floor: np.ndarray,
-        texel: np.ndarray,
-        x: np.ndarray,
-        y: np.ndarray,
-        u: np.ndarray,
-        v: np.ndarray,
+        pixels: _Pixels,
+        cells: np.ndarray,
+        shadow: np.ndarray | None,
     ) -> np.ndarray:
+        """(H, W, 3) uint8."""
         weather = scene.weather
-        out = np.empty((len(flat), 3), np.float32)
-        out[:] = weather.horizon
-        light = weather.ambient + weather.direct * max(0.0, float(weather.sun[2]))
+        out = np.zeros((3, pixels.t.size), F)
+        lamps = self._night_light(scene, pixels) if weather.day < NIGHT else None
+        shade = None if shadow is None else shadow.reshape(-1)[pixels.floor]
+        out[:, pixels.floor] = self._floor(scene, camera, pixels, cells, shade, lamps)
+        if len(pixels.box):
+            out[:, pixels.box] = self._boxes(scene, seen, pixels, lamps)
+        clear = np.exp(
+            F(-weather.extinction) * np.maximum(pixels.t - F(weather.fog_distance), F(0))
+        )
+        for c in range(3):
+            mist = F(weather.fog[c])
+            out[c] = (out[c] - mist) * clear + mist
+        if len(pixels.sky):
+            out[:, pixels.sky] = self._sky(scene, pixels)
+        np.clip(out, 0, 255, out=out)
+        height, width = pixels.shape
+        picture = np.empty((height, width, 3), np.uint8)
         for channel in range(3):
-            level = ((texel >> (8 * channel)) & 0xFF).astype(np.float32)
-            out[floor, channel] = level * np.float32(light[channel])
-        c, s = seen.turn[:, 0], seen.turn[:, 1]
-        sun = weather.sun
-        cosine = np.stack([c * sun[0] + s * sun[1], c * sun[1] - s * sun[0], 0 * c + sun[2]], 1)
-        cosine = np.stack([cosine, -cosine], axis=2).reshape(-1, 1)
-        lit = weather.ambient + weather.direct * np.maximum(cosine, 0)
-        out[on_box] = (np.repeat(seen.rgb, 6, axis=0) * lit).astype(np.float32)[flat[on_box]]
-        fog = np.exp(-np.float32(weather.extinction) * t)[:, None]
-        mist = weather.fog.astype(np.float32)
-        ground_or_box = flat > -2
-        out = np.where(ground_or_box[:, None], mist + (out - mist) * fog, out)
-        return np.clip(out, 0, 255).astype(np.uint8)
+            picture[..., channel] = out[channel].reshape(height, width)
+        return picture
+
+    def _floor(
+        self,
+        scene: Scene,
+        camera: Camera,
+        pixels: _Pixels,
+        cells: np.ndarray,
+        shade: np.ndarray | None,
+        lamps: np.ndarray | None,
+    ) -> np.ndarray:
+        """(3, n) of the pixels that see the ground."""
+        weather, ground = scene.weather, scene.ground
+        if ground is not self._ground:
+            self._ground, self._levels, self._palette = ground, levels(ground), palette(ground)
+        at, t = pixels.floor, pixels.t[pixels.floor]
+        packed = self._palette[cells]
+        for level, start in enumerate(FROM):
+            end = FROM[level + 1] if level + 1 < len(FROM) else math.inf
+            far = np.flatnonzero((t >= start) & (t < end))
+            if len(far):
+                packed[far] = _coarse(
+                    self._levels[level], level, ground, pixels, at[far], self._palette
+                )
+        sunny: np.ndarray | np.float32 = F(max(0.0, float(weather.sun[2])))
+        if shade is not None:
+            sunny = sunny * ~shade
+        lit = [
+            F(weather.ambient[c]) + F(weather.direct[c]) * sunny
+            if lamps is None
+            else F(weather.ambient[c]) + F(weather.direct[c]) * sunny + F(LAMPLIGHT[c]) * lamps[at]
+            for c in range(3)
+        ]
+        out = np.empty((3, len(at)), F)
+        for c in range(3):
+            np.multiply(packed >> (8 * c) & 0xFF, lit[c], out=out[c], casting="unsafe")
+        if weather.wet > 0:
+            self._wet(out, scene, camera, pixels, (packed >> 24).astype(F) * F(1 / 255))
+        return out
+
+    def _wet(
+        self, out: np.ndarray, scene: Scene, camera: Camera, pixels: _Pixels, gloss: np.ndarray
+    ) -> None:
+        """Darken wet ground (3, n) and let it mirror the sky, puddles most."""
+        weather, at = scene.weather, pixels.floor
+        film = gloss * F(weather.wet)
+        grazing = np.exp(F(-9.0 * abs(camera.height)) / pixels.t[at])
+        mirror = film * (F(0.06) + F(0.6) * grazing)
+        if weather.puddles > 0:
+            hollow = self._noise_at(pixels.x[at] * F(14), pixels.y[at] * F(14))
+            depth = np.clip((hollow - F(1 - 0.55 * weather.puddles)) * F(12), F(0), F(1)) * gloss
+            mirror += depth * (F(0.9) - mirror) * (F(0.25) + F(0.75) * grazing)
+        out *= 1 - F(0.42) * film
+        sky = 0.6 * weather.horizon + 0.4 * weather.zenith
+        for channel, mirrored in zip(out, sky.astype(F), strict=True):
+            channel += (mirrored - channel) * mirror
+
+    def _boxes(
+        self, scene: Scene, seen: Solids, pixels: _Pixels, lamps: np.ndarray | None
+    ) -> np.ndarray:
+        """(3, n) of the pixels that see a box."""
+        at = pixels.box
+        face = pixels.face[at]
+        light = face_light(scene, seen)
+        z = pixels.z()[at]
+        # the lowest metre and a half is darker: light comes from half of the sky there
+        ground_shade = np.minimum(F(0.8) + z * F(0.2 / 1.5), F(1))
+        out = np.empty((3, len(at)), F)
+        base = np.repeat(seen.rgb, 6, axis=0).astype(F)
+        for c in range(3):
+            np.multiply((base[:, c] * light[:, c].astype(F))[face], ground_shade, out=out[c])
+            if lamps is not None:
+                out[c] += base[:, c][face] * lamps[at] * F(LAMPLIGHT[c])
+        style = np.repeat(seen.style, 6)
+        style[4::6] = style[5::6] = Style.PLAIN  # tops and bottoms
+        of = style[face]
+        for kind, paint in (
+            (Style.FACADE, self._facade),
+            (Style.BODY, _body),
+            (Style.CABIN, _cabin),
+            (Style.SIGNAL, _signal),
+            (Style.LEAVES, self._leaves),
+        ):
+            chosen = np.flatnonzero(of == kind)
+            if len(chosen):
+                part = _Faces(seen, pixels, at[chosen], face[chosen], z[chosen])
+                painted = out[:, chosen]
+                paint(painted, part, scene)
+                out[:, chosen] = painted
+        return out
+
+    def _facade(self, out: np.ndarray, part: _Faces, scene: Scene) -> None:
+        """Windows in rows; at night a third of them is lit."""
+        weather = scene.weather
+        wide, high = 2 * part.half_along, F(2) * part.half_up
+        columns = np.maximum(np.floor(wide / F(WINDOW[0])), F(1))
+        rows = np.maximum(np.floor(high / F(WINDOW[1])), F(1))
+        across = (part.along + part.half_along) / wide * columns
+        up = (part.up + part.half_up) / high * rows
+        column, row = np.floor(across), np.floor(up)
+        across, up = across - column, up - row
+        glass = (np.abs(across - F(0.5)) < F(0.27)) & (np.abs(up - F(0.56)) < F(0.25))
+        glass &= (wide > 3) & (high > F(2.2))
+        panes = np.flatnonzero(glass)
+        seed = (column * F(12.9898) + row * F(78.233) + part.solid_key * F(3.77))[panes]
+        chance = np.abs(np.modf(np.sin(seed) * F(437.585))[0])
+        if weather.day < NIGHT:
+            on = chance < F(0.33)
+            for c, warm in enumerate((236.0, 198.0, 132.0)):
+                out[c, panes] = np.where(on, F(warm) * (F(0.55) + chance), out[c, panes] * F(0.5))
+            return
+        shine = F(0.25) + F(0.35) * chance
+        for c in range(3):
+            sky = F(0.55 * weather.zenith[c])
+            dark = out[c, panes] * F(0.38)
+            out[c, panes] = dark + (sky - dark) * shine
+
+    def _leaves(self, out: np.ndarray, part: _Faces, scene: Scene) -> None:
+        """Lighter and darker spots of a few decimetres."""
+        spots = self._noise_at(part.along * F(34) + part.solid_key * F(57), part.up * F(34))
+        out *= F(0.72) + F(0.5) * spots
+
+    def _sky(self, scene: Scene, pixels: _Pixels) -> np.ndarray:
+        """(3, n) of the pixels that see the sky: paler at the horizon, clouds, and the sun."""
+        weather, at = scene.weather, pixels.sky
+        dx, dy, dz = pixels.rays(at)
+        length = np.sqrt(dx * dx + dy * dy + dz * dz)
+        height = np.maximum(dz / length, F(0))
+        high = 1 - np.exp(F(-4.5) * height)
+        horizon, zenith = weather.horizon.astype(F), weather.zenith.astype(F)
+        out = horizon[:, None] + (zenith - horizon)[:, None] * high
+        cover = weather.cover
+        if cover > 0:
+            above = F(60) / (np.maximum(dz, F(0)) + F(0.12) * length)
+            cloud = self._noise_at(dx * above, dy * above)
+            thick = np.clip((cloud - F(1 - cover)) * F(3), F(0), F(1)) * np.minimum(height * 8, 1)
+            for channel, white in zip(out, weather.cloud.astype(F), strict=True):
+                channel += (white - channel) * thick * F(0.85)
+        sun = weather.sun.astype(F)
+        if weather.overcast < 0.7 and sun[2] > -0.05:
+            towards = np.maximum((dx * sun[0] + dy * sun[1] + dz * sun[2]) / length, F(0))
+            halo = towards**8
+            halo *= halo  # ** 16
+            disc = np.clip((towards - F(0.9992)) * F(4000), F(0), F(1))
+            strong = (halo * F(0.35) + disc) * F(1 - weather.overcast)
+            warm = np.minimum(weather.direct / max(float(weather.direct.max()), 1e-6), 1)
+            for channel, white in zip(out, (255 * warm).astype(F), strict=True):
+                channel += (white - channel) * np.minimum(strong, F(1))
+        if weather.murk > 0:
+            thin = F(weather.murk) * (1 - F(0.6) * np.sqrt(height))
+            for channel, mist in zip(out, weather.fog.astype(F), strict=True):
+                channel += (mist - channel) * thin
+        return out
+
+    def _noise_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Noise (n) at (x, y) in its texels."""
+        if self._noise is None:
+            self._noise = noise()
+        column = np.floor(x).astype(np.int64) & (NOISE - 1)
+        row = np.floor(y).astype(np.int64) & (NOISE - 1)
+        found: np.ndarray = self._noise.reshape(-1)[row * NOISE + column]
+        return found
+
+    def _night_light(self, scene: Scene, pixels: _Pixels) -> np.ndarray:
+        """(N) float32: light from street lamps and headlights on each pixel."""
+        ground = scene.ground
+        if self._glow is None or scene.lamps is not self._lamps or ground is not self._ground:
+            self._lamps = scene.lamps
+            self._glow = glow(ground, np.zeros((0, 3)) if scene.lamps is None else scene.lamps)
+        strength = F(1 - scene.weather.day / NIGHT)
+        column = (pixels.x - F(ground.origin[0])) * F(1 / GLOW_CELL)
+        row = (pixels.y - F(ground.origin[1])) * F(1 / GLOW_CELL)
+        height, width = self._glow.shape
+        column = np.clip(column, F(0), F(width - 1)).astype(np.int64)
+        row = np.clip(row, F(0), F(height - 1)).astype(np.int64)
+        light = self._glow.reshape(-1)[row * width + column]
+        z = pixels.z()
+        light *= np.clip(F(1.25) - z * F(1 / 8), F(0), F(1))  # lamps shine downwards
+        for x, y, high, yaw in nearest_beams(scene, pixels.camera):
+            c, s = F(math.cos(yaw)), F(math.sin(yaw))
+            away_x, away_y = pixels.x - F(x), pixels.y - F(y)
+            ahead = c * away_x + s * away_y
+            aside = np.abs(c * away_y - s * away_x)
+            fade = np.clip(1 - ahead * F(1 / BEAM), F(0), F(1))
+            beam = np.clip((F(0.8) + F(0.42) * ahead - aside) * F(0.5), F(0), F(1)) * fade * fade
+            beam *= (ahead > F(0.2)) & (z < F(high + 0.6) + F(0.03) * ahead)
+            light += beam
+        return np.minimum(light, F(1.5)) * strength
 
 
-_FLOOR = np.uint32(FLOOR_RGB[0] | FLOOR_RGB[1] << 8 | FLOOR_RGB[2] << 16 | int(Tag.TERRAIN) << 24)
+def nearest_beams(scene: Scene, camera: Camera) -> list[tuple[float, float, float, float]]:
+    """x, y, z, yaw of at most BEAMS headlights, nearest first."""
+    if scene.headlights is None or not len(scene.headlights):
+        return []
+    lights = np.asarray(scene.headlights, float)
+    away = np.hypot(lights[:, 0] - camera.eye[0], lights[:, 1] - camera.eye[1])
+    order = np.argsort(away, kind="stable")[:BEAMS]
+    return [(float(a), float(b), float(c), float(d)) for a, b, c, d in lights[order]]
 
 
-def packed(ground: Surface) -> np.ndarray:
-    """(H, W) uint32 texels: a view where the ground keeps them together, else a copy."""
-    texels = getattr(ground, "texels", None)
-    if texels is None:
-        texels = np.concatenate([ground.rgb, ground.tags[..., None]], axis=2)
-    return np.ascontiguousarray(texels).view("<u4")[..., 0]
+def face_light(scene: Scene, seen: Solids) -> np.ndarray:
+    """(6 K, 3) float64 factors of the light on every face: +x -x +y -y +z -z of each solid."""
+    weather, sun = scene.weather, scene.weather.sun
+    c, s = seen.turn[:, 0], seen.turn[:, 1]
+    ahead, aside, above = c * sun[0] + s * sun[1], c * sun[1] - s * sun[0], 0 * c + sun[2]
+    cosine = np.stack([ahead, -ahead, aside, -aside, above, -above], axis=1).reshape(-1, 1)
+    sky = np.tile([0.86, 0.86, 0.8, 0.8, 1.0, 0.55], len(seen))[:, None]
+    light: np.ndarray = weather.ambient * sky + weather.direct * np.maximum(cosine, 0)
+    return light
+
+
+class _Pixels:
+    """What each of N pixels meets, and where."""
+
+    def __init__(
+        self, camera: Camera, depth: np.ndarray, face: np.ndarray, u: np.ndarray, v: np.ndarray
+    ) -> None:
+        self.camera, self.u, self.v = camera, u, v
+        self.shape = depth.shape[0], depth.shape[1]
+        self.t, self.face = depth.reshape(-1), face.reshape(-1)
+        self.axes = camera.axes.astype(F)
+        self.box = np.flatnonzero(self.face >= 0)
+        self.floor = np.flatnonzero(self.face == GROUND)
+        self.sky = np.flatnonzero(self.face == SKY)
+        self.solid = self.face[self.box] // 6
+        self.x = F(camera.eye[0]) + self.t * self._ray(0)
+        self.y = F(camera.eye[1]) + self.t * self._ray(1)
+        self._z: np.ndarray | None = None
+
+    def _ray(self, axis: int) -> np.ndarray:
+        a = self.axes[axis]
+        ray: np.ndarray = ((a[0] + a[2] * self.v)[:, None] + a[1] * self.u).reshape(-1)
+        return ray
+
+    def rays(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y, z (n) of the directions of the pixels ``at``, 1 along the optical axis."""
+        return self._ray(0)[at], self._ray(1)[at], self._ray(2)[at]
+
+    def z(self) -> np.ndarray:
+        """(N) heights of what the pixels meet, m."""
+        if self._z is None:
+            self._z = F(self.camera.eye[2]) + self.t * self._ray(2)
+        return self._z
+
+
+class _Faces:
+    """Places on the sides of solids, for pixels ``at`` that see them."""
+
+    def __init__(
+        self, seen: Solids, pixels: _Pixels, at: np.ndarray, face: np.ndarray, z: np.ndarray
+    ) -> None:
+        k = face // 6
+        self.side = face - 6 * k
+        front = self.side < 2  # the faces at +x and -x, along which y runs
+        c, s = seen.turn[k, 0].astype(F), seen.turn[k, 1].astype(F)
+        x = pixels.x[at] - seen.centre[k, 0].astype(F)
+        y = pixels.y[at] - seen.centre[k, 1].astype(F)
+        self.along = np.where(front, c * y - s * x, c * x + s * y)
+        self.half_along = np.where(front, seen.half[k, 1], seen.half[k, 0]).astype(F)
+        self.up = z - seen.centre[k, 2].astype(F)
+        self.half_up = seen.half[k, 2].astype(F)
+        self.solid_key = (seen.instance[k] % 97).astype(F)
+        self.rgb = seen.rgb[k].T
+
+
+def _body(out: np.ndarray, part: _Faces, scene: Scene) -> None:
+    """Lamps: white before, red behind; a dark sill."""
+    a, b = part.along / part.half_along, part.up / part.half_up
+    out *= np.where(b < F(-0.62), F(0.45), F(1))
+    lamp = (np.abs(a) > F(0.62)) & (np.abs(a) < F(0.95)) & (np.abs(b - F(0.25)) < F(0.3))
+    night = scene.weather.day < NIGHT
+    for side, colour in ((0, (250, 246, 228)), (1, (226, 34, 28) if night else (150, 22, 20))):
+        rows = np.flatnonzero(lamp & (part.side == side))
+        level = 1.0 if night else float(scene.weather.ambient.mean()) + 0.3
+        for c in range(3):
+            out[c, rows] = F(min(255.0, colour[c] * level))
+
+
+def _cabin(out: np.ndarray, part: _Faces, scene: Scene) -> None:
+    """Glass between the pillars, which mirrors a little of the sky."""
+    a, b = part.along / part.half_along, part.up / part.half_up
+    panes = np.flatnonzero((np.abs(a) < F(0.9)) & (b < F(0.68)) & (b > F(-0.85)))
+    for c, dark in enumerate((22.0, 26.0, 30.0)):
+        sky = 0.5 * (scene.weather.zenith[c] + scene.weather.horizon[c])
+        out[c, panes] = F(dark * 0.7 + 0.22 * sky)
+
+
+def _signal(out: np.ndarray, part: _Faces, scene: Scene) -> None:
+    """A dark housing with red, yellow and green lamps from above at -x; the lit one shines."""
+    light = np.float32(scene.weather.ambient.mean()) + F(0.2)
+    for c, dark in enumerate((34.0, 36.0, 38.0)):
+        out[c] = F(dark) * light
+    red, green = part.rgb[0].astype(F), part.rgb[1].astype(F)
+    lit = np.where(red > F(1.6) * green, 0, np.where(green > F(1.25) * red, 2, 1))
+    lit = np.where(np.maximum(red, green) < 100, -1, lit)
+    radius = np.minimum(F(0.8) * part.half_along, F(0.29) * part.half_up)
+    for lamp, (place, off) in enumerate(
+        ((0.64, (58, 18, 16)), (0.0, (56, 44, 14)), (-0.64, (14, 48, 30)))
+    ):
+        up = part.up - F(place) * part.half_up
+        disc = (part.along * part.along + up * up < radius * radius) & (part.side == 1)
+        for c in range(3):
+            shown = np.where(lit == lamp, part.rgb[c], F(off[c]) * light)
+            np.copyto(out[c], shown, where=disc, casting="unsafe")
+
+
+def cells_at(ground: Ground, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n) uint8 cells of the ground at (x, y), m."""
+    height, width = ground.cells.shape
+    scale = F(1 / ground.resolution)
+    column = np.floor((x - F(ground.origin[0])) * scale)
+    row = np.floor((y - F(ground.origin[1])) * scale)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = np.clip(row, F(0), F(height - 1)).astype(np.int64)
+    index *= width
+    index += np.clip(column, F(0), F(width - 1)).astype(np.int64)
+    cells: np.ndarray = ground.cells.reshape(-1)[index]
+    cells[~inside] = ground.outside
+    return cells
+
+
+def _coarse(
+    picture: np.ndarray,
+    level: int,
+    ground: Ground,
+    pixels: _Pixels,
+    at: np.ndarray,
+    colours: np.ndarray,
+) -> np.ndarray:
+    """(n) packed colours of a coarser level at the pixels ``at``."""
+    height, width = picture.shape
+    scale = F(1 / (ground.resolution * 4 ** (level + 1)))
+    column = np.floor((pixels.x[at] - F(ground.origin[0])) * scale)
+    row = np.floor((pixels.y[at] - F(ground.origin[1])) * scale)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = np.where(inside, row * F(1), F(0)).astype(np.int64) * width
+    index += np.where(inside, column, F(0)).astype(np.int64)
+    found: np.ndarray = picture.reshape(-1)[index]
+    return np.where(inside, found, colours[ground.outside])

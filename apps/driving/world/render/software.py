@@ -18,7 +18,7 @@ import numpy as np
 
 from apps.driving.world.geometry import Transform
 from apps.driving.world.render.scene import FAR, NEAR, Camera, Lens, Picture, Scene, Solids
-from apps.driving.world.render.shading import Palette
+from apps.driving.world.render.shading import GROUND, SKY, Painter
 
 FEW = 160
 """Pixels of a bounding rectangle up to which boxes are drawn all at once: one by one a box costs
@@ -30,7 +30,7 @@ class SoftwareRenderer:
 
     def __init__(self) -> None:
         self._axes: dict[Lens, tuple[np.ndarray, np.ndarray]] = {}
-        self._palette = Palette()
+        self._painter = Painter()
 
     def render(self, scene: Scene, pose: Transform, lens: Lens, rgb: bool = True) -> Picture:
         """The scene from ``pose``."""
@@ -50,15 +50,12 @@ class SoftwareRenderer:
             _draw(w, face, planes, bounds(seen, camera), u, v)
 
         depth = 1 / w
-        return self._palette.finish(scene, camera, seen, depth, face, u, v, rgb)
+        return self._painter.finish(scene, camera, seen, depth, face, None, u, v, rgb)
 
     def close(self) -> None:
         """Forget the caches."""
         self._axes.clear()
-        self._palette = Palette()
-
-
-GROUND, SKY = -1, -2
+        self._painter = Painter()
 
 
 @dataclass(frozen=True)
