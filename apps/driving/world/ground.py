@@ -379,17 +379,20 @@ def _fast(line: Line) -> bool:
 
 
 def _texture(cells: np.ndarray, resolution: float, seed: int) -> None:
-    """Add the shade: fine grain, and patches of some metres, the mean of two tables."""
+    """Add the shade, the mean of two tables: grain of a cell, and patches of 1 m to 10 m."""
     rng = np.random.default_rng([seed, _SEED])
     height, width = cells.shape
     grain = rng.binomial(15, 0.5, (512, 512)).astype(np.uint8)
-    block = max(1, round(0.4 / resolution))
-    noise = rng.standard_normal((height // block + 1, width // block + 1), np.float32)
-    noise = ndimage.gaussian_filter(noise, 2.0) * 2 + ndimage.gaussian_filter(noise, 9.0) * 9
-    patch = np.clip(7.5 + 4.0 * noise / noise.std(), 0, 15).astype(np.uint8)
-    columns = np.arange(width)
-    for row in range(0, height, 512):
-        some = cells[row : row + 512]
-        rows = np.arange(row, row + len(some))
-        fine = grain[: len(some), columns & 511]
-        some |= (fine + patch[rows[:, None] // block, columns // block]) >> 1
+    block = max(1, round(0.6 / resolution))
+    rows, columns = height // block + 1, width // block + 1
+    patch = ndimage.gaussian_filter(rng.standard_normal((rows, columns), np.float32), 1.5)
+    patch /= patch.std()
+    wide = rng.standard_normal((rows // 5 + 2, columns // 5 + 2), np.float32)
+    wide = ndimage.gaussian_filter(wide, 1.2)
+    wide *= 1.5 / wide.std()
+    patch += ndimage.zoom(wide, 5, order=1)[:rows, :columns]
+    shade = np.clip(7.5 + 2.4 * patch, 0, 15).astype(np.uint8)
+    across = np.repeat(shade, block, axis=1)[:, :width]
+    grain = np.tile(grain, (1, width // 512 + 1))[:, :width]
+    for row in range(height):
+        cells[row] |= (grain[row & 511] + across[row // block]) >> 1

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-CHUNK = 1 << 21
-"""Cells painted at once: bounds what the index arrays take to about 40 MB."""
+CHUNK = 1 << 19
+"""Cells painted at once: bounds what the index arrays take to about 15 MB."""
+BATCH = 1 << 12
+"""Polygons taken at once: Town04's 27,000 would take 80 MB of spans."""
 
 
 def spans(polygons: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
@@ -54,22 +56,24 @@ def fill(cells: np.ndarray, polygons: np.ndarray, values: np.ndarray | int, keep
     """Set the cells (H, W) inside each convex polygon (n, k, 2) to its value, later ones on top.
 
     ``keep``: bits of the cells that stay as they are."""
-    polygon, row, start, stop = spans(polygons, (cells.shape[0], cells.shape[1]))
-    paint = np.broadcast_to(np.asarray(values, cells.dtype), (len(polygons),))[polygon]
     flat = cells.reshape(-1)
     if not np.shares_memory(flat, cells):
         raise ValueError("cells must be contiguous: a copy would be painted")
-    length, begin = stop - start, row * cells.shape[1] + start
-    ends = np.cumsum(length)
-    low = 0
-    while low < len(length):
-        done = ends[low - 1] if low else 0
-        high = max(low + 1, int(np.searchsorted(ends, done + CHUNK)))
-        part = slice(low, high)
-        at = np.repeat(begin[part], length[part]) + ramp(length[part])
-        colour = np.repeat(paint[part], length[part])
-        flat[at] = (flat[at] & np.asarray(keep, cells.dtype)) | colour if keep else colour
-        low = high
+    paint = np.broadcast_to(np.asarray(values, cells.dtype), (len(polygons),))
+    shape = (cells.shape[0], cells.shape[1])
+    for first in range(0, len(polygons), BATCH):
+        polygon, row, start, stop = spans(polygons[first : first + BATCH], shape)
+        length, begin = stop - start, row * shape[1] + start
+        colour = paint[first : first + BATCH][polygon]
+        ends, low = np.cumsum(length), 0
+        while low < len(length):
+            done = ends[low - 1] if low else 0
+            high = max(low + 1, int(np.searchsorted(ends, done + CHUNK)))
+            part = slice(low, high)
+            at = np.repeat(begin[part], length[part]) + ramp(length[part])
+            new = np.repeat(colour[part], length[part])
+            flat[at] = (flat[at] & np.asarray(keep, cells.dtype)) | new if keep else new
+            low = high
 
 
 def ramp(count: np.ndarray) -> np.ndarray:

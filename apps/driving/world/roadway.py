@@ -45,6 +45,7 @@ class Line:
     """One record of a marking on a lane's outer edge (of lane 0: on the centre line)."""
 
     road: Road
+    stations: np.ndarray  # the road's
     section: int
     lane: int
     kind: str  # OpenDRIVE's: "solid", "broken", "solid solid", "curb", ...
@@ -64,7 +65,7 @@ class Line:
 
     def whole(self, offset: float, width: float) -> np.ndarray:
         """Quads (n, 4, 2) of an unbroken line."""
-        s = between(stations(self.road), self.start, self.stop)
+        s = between(self.stations, self.start, self.stop)
         xy, left = self.points(s, offset)
         return strip(xy - left * width / 2, xy + left * width / 2)
 
@@ -105,6 +106,7 @@ def ribbons(road: Road) -> Iterator[Ribbon]:
 
 def lines(road: Road) -> Iterator[Line]:
     """Every record of a marking that holds over a stretch, those of type "none" too."""
+    found = stations(road)
     for section in road.sections:
         for lane in section.lanes.values():
             for k, mark in enumerate(lane.marks):
@@ -112,7 +114,7 @@ def lines(road: Road) -> Iterator[Line]:
                 start, stop = section.s + mark.s_offset, min(section.s + after, section.end)
                 if stop - start > 1e-3:
                     yield Line(
-                        road, section.index, lane.id, mark.type, mark.color, mark.width,
+                        road, found, section.index, lane.id, mark.type, mark.color, mark.width,
                         start, stop,
                     )  # fmt: skip
 
@@ -120,13 +122,13 @@ def lines(road: Road) -> Iterator[Line]:
 def stations(road: Road) -> np.ndarray:
     """Values of s between which every lane edge is straight to within ``SAGITTA``."""
     plan = road.plan
-    breaks = [0.0, road.length, *plan.start, *road.offset.start]
+    breaks = [0.0, road.length, *plan.start, *_records(road.offset)]
     bent = _bends(road.offset)
     for section in road.sections:
         breaks.append(section.s)
         for lane in section.lanes.values():
             bent = bent or _bends(lane.width)
-            breaks += [section.s + float(v) for v in lane.width.start]
+            breaks += [section.s + v for v in _records(lane.width)]
     fixed = np.unique(np.clip(breaks, 0.0, road.length))
     found = [fixed]
     for low, high in pairwise(fixed):
@@ -140,6 +142,19 @@ def between(found: np.ndarray, start: float, stop: float) -> np.ndarray:
     """The stations from ``start`` to ``stop``, both included."""
     inside = found[(found > start + 1e-6) & (found < stop - 1e-6)]
     return np.concatenate([[start], inside, [stop]])
+
+
+def _records(cubic: Cubic) -> list[float]:
+    """Where its records start, and 1 um before those that start with a jump: RoadRunner's maps end
+    ramps so, and a straight edge to the far side of a jump would be a spike across the road."""
+    starts = [float(v) for v in cubic.start]
+    for before, after, (a, b, c, e), to in zip(
+        starts, starts[1:], cubic.coefficients, cubic.coefficients[1:, 0], strict=False
+    ):
+        d = after - before
+        if abs(a + d * (b + d * (c + d * e)) - to) > 1e-3:
+            starts.append(after - 1e-6)
+    return starts
 
 
 def _bends(cubic: Cubic) -> bool:

@@ -23,7 +23,7 @@ from apps.driving.world.roads import Roads
 from apps.driving.world.tags import Tag
 
 if TYPE_CHECKING:
-    from apps.driving.world.network import LightSite, Network, SignSite
+    from apps.driving.world.network import Footways, LightSite, Network, SignSite
 
 STOREY = 3.2
 _SEED = 0x7363656E
@@ -31,6 +31,7 @@ _CARRIAGEWAY = (
     Material.ASPHALT, Material.TRACKS, Material.SHOULDER, Material.PARKING, Material.BIKE_LANE,
     Material.WHITE, Material.YELLOW,
 )  # fmt: skip
+_WALKED = ("sidewalk", "walking")
 _FACADES = np.array(
     [(196, 178, 150), (172, 96, 74), (210, 204, 194), (150, 142, 132), (188, 156, 112),
      (126, 96, 82), (164, 172, 178), (204, 186, 142), (140, 74, 62), (176, 168, 148)]
@@ -125,12 +126,12 @@ class _Site:
         step = self.step = max(1, round(1.0 / ground.resolution))
         self.pitch = step * ground.resolution
         height, width = (n // step for n in ground.cells.shape)
-        blocks = ground.cells[: height * step, : width * step]
-        wild = (blocks >> 4 == Material.GRASS).reshape(height, step, width, step).all((1, 3))
-        self.used = ~wild
-        for nodes in (np.asarray(network.sidewalk[0], float).reshape(-1, 2),):
-            row, column = self._at(nodes)
-            self.used[row, column] = True  # people walk there, pavement or not
+        self.used = np.empty((height, width), bool)
+        for row in range(height):  # row by row: a mask of all cells would take 40 MB in Town04
+            some = ground.cells[row * step : (row + 1) * step, : width * step]
+            highest = some.max(0).reshape(width, step).max(1)
+            self.used[row] = highest >> 4 != Material.GRASS
+        self.used[self._at(_between(network.sidewalk))] = True  # people walk there, paved or not
         self.clear = ndimage.distance_transform_edt(~self.used) * self.pitch
 
     def _at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,6 +176,14 @@ class _Site:
         return xy
 
 
+def _between(walks: Footways) -> np.ndarray:
+    """Points (n, 2) every 0.8 m or so along the edges of the graph of walks."""
+    a, b = walks.nodes[walks.edges[:, 0]], walks.nodes[walks.edges[:, 1]]
+    share = np.linspace(0, 1, 8)[:, None, None]
+    points: np.ndarray = (a + (b - a) * share).reshape(-1, 2)
+    return points
+
+
 @dataclass(frozen=True)
 class _Side:
     """One side of a road's section: points every metre or so along its outermost edge."""
@@ -184,7 +193,7 @@ class _Side:
     out: np.ndarray  # (n, 2) unit vector away from the road
     yaw: np.ndarray  # (n) radians along increasing s
     s: np.ndarray  # (n)
-    fast: bool
+    fast: bool  # 70 km/h and more, and no pavement on either side
     paved: bool
     left: bool
 
@@ -205,12 +214,13 @@ def _roadsides(roads: Roads) -> Iterator[_Side]:
                 continue
             s = np.linspace(section.s, section.end, 2 + int(section.end - section.s))
             borders = road.borders(section, s)
-            fast = bool(road.speed_at(s[:1])[0] >= FAST)
+            walked = any(lane.type in _WALKED for lane in section.lanes.values())
+            fast = bool(road.speed_at(s[:1])[0] >= FAST) and not walked
             for sign in (1, -1):
                 ids = [lane for lane in borders if lane * sign > 0]
                 last = max(ids, key=abs) if ids else 0
                 kind = section.lanes[last].type if last else "none"
-                paved = kind in ("sidewalk", "walking")
+                paved = kind in _WALKED
                 edge, yaw = road.place(s, borders[last][:, 1])
                 kerb = road.place(s, borders[last][:, 0])[0] if paved else edge
                 out = sign * np.stack([np.sin(yaw), -np.cos(yaw)], 1)
@@ -225,7 +235,11 @@ def _head(stock: _Stock, sign: str, xy: np.ndarray, z: float, travel: float) -> 
 
 
 def _traffic_light(stock: _Stock, site: _Site, network: Network, light: LightSite) -> None:
-    """A pole with a head at 3.2 m, and an arm with one at 5.6 m over the lanes it is for."""
+    """A pole with a head at 3.2 m, and an arm with one at 5.5 m over the lanes it is for.
+
+    Where the pole stands at the stop line, as in CARLA's Town01, a car that waits there sees
+    neither; so a second pole repeats the light beyond the junction.
+    """
     travel = float(np.radians(light.heading))
     ahead = np.array([np.cos(travel), np.sin(travel)])
     right = np.array([-ahead[1], ahead[0]])
@@ -242,6 +256,32 @@ def _traffic_light(stock: _Stock, site: _Site, network: Network, light: LightSit
         arm = xy + right * reach / 2
         own.append(stock.add((*arm, 5.9), (0.06, abs(reach) / 2, 0.06), travel, Tag.POLES, _METAL))
         _head(stock, light.sign_id, xy + right * reach - ahead * 0.22, 5.5, travel)
+    if (xy - stop) @ ahead < 6.0:
+        far = _beyond(site, network, light, stop, ahead)
+        if far is not None:
+            far = site.beside_road(far, right)
+            own.append(stock.add((*far, 1.9), (0.07, 0.07, 1.9), travel, Tag.POLES, _METAL))
+            _head(stock, light.sign_id, far - ahead * 0.25, 3.2, travel)
+
+
+def _beyond(
+    site: _Site, network: Network, light: LightSite, stop: np.ndarray, ahead: np.ndarray
+) -> np.ndarray | None:
+    """Where (2) the way straight on leaves the junction, or else where the road ahead ends."""
+    travel, node = np.radians(light.heading), int(light.stop_nodes[0])
+    for _ in range(60):
+        ways = network.next.of(node)
+        if not len(ways):
+            break
+        node = int(ways[np.argmin(np.abs(np.sin((network.yaw_rad[ways] - travel) / 2)))])
+        if network.junction[node] == -1:
+            if np.cos(network.yaw_rad[node] - travel) > 0.8:
+                place: np.ndarray = network.position[node].copy()
+                return place
+            break
+    line = stop + ahead * np.arange(4.0, 60.0, 0.5)[:, None]
+    off = np.flatnonzero(~site.on_carriageway(line))
+    return line[off[0]] + ahead * 0.6 if len(off) else None
 
 
 def _sign(stock: _Stock, site: _Site, sign: SignSite) -> None:
@@ -404,10 +444,10 @@ def _benches(stock: _Stock, site: _Site, side: _Side, rng: np.random.Generator) 
 
 
 def _woods(stock: _Stock, site: _Site, rng: np.random.Generator) -> None:
-    """Trees over the open ground: one try for every 400 m2, at most 2,000."""
+    """Trees over the open ground: one try for every 400 m2, at most 1,200."""
     height, width = site.used.shape
     size = np.array([width, height]) * site.pitch
-    tries = min(2000, int(size[0] * size[1] / 400))
+    tries = min(1200, int(size[0] * size[1] / 400))
     places = site.ground.origin + rng.uniform(0, 1, (tries, 2)) * size
     clear = site.clearance(places)
     for xy, room in zip(places, clear, strict=True):
