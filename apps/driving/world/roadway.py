@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from apps.driving.world.roads import Cubic, Road
+from apps.driving.world.roads import Cubic, Road, Section
 
 SAGITTA = 0.005
 """How far, in metres, a curve's chord may lie from it: a twentieth of a ground cell."""
@@ -58,7 +58,7 @@ class Line:
         """The line (..., 2) at s (...), ``offset`` m to the left of the edge, and what is left."""
         flat = np.ravel(s)
         x, y, heading, _ = self.road.plan(flat)
-        t = self.road.borders(self.road.sections[self.section], flat)[self.lane][:, 1] + offset
+        t = _borders(self.road, self.road.sections[self.section], flat)[self.lane][:, 1] + offset
         left = np.stack([-np.sin(heading), -np.cos(heading)], 1)
         shape = (*np.shape(s), 2)
         return (np.stack([x, -y], 1) + left * t[:, None]).reshape(shape), left.reshape(shape)
@@ -97,7 +97,7 @@ def ribbons(road: Road) -> Iterator[Ribbon]:
         x, y, heading, _ = road.plan(s)
         xy = np.stack([x, -y], 1)
         left = np.stack([-np.sin(heading), -np.cos(heading)], 1)
-        for lane, t in road.borders(section, s).items():
+        for lane, t in _borders(road, section, s).items():
             if lane:
                 inner, outer = (xy + left * t[:, k, None] for k in (0, 1))
                 kind = section.lanes[lane].type
@@ -142,6 +142,12 @@ def between(found: np.ndarray, start: float, stop: float) -> np.ndarray:
     """The stations from ``start`` to ``stop``, both included."""
     inside = found[(found > start + 1e-6) & (found < stop - 1e-6)]
     return np.concatenate([[start], inside, [stop]])
+
+
+def _borders(road: Road, section: Section, s: np.ndarray) -> dict[int, np.ndarray]:
+    """``road.borders`` as the section has them up to its end, where the next one's lane offset
+    holds already and would pull the last piece aside."""
+    return road.borders(section, np.minimum(s, section.end - 1e-6))
 
 
 def _records(cubic: Cubic) -> list[float]:

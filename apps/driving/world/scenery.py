@@ -368,6 +368,8 @@ def _houses(stock: _Stock, site: _Site, side: _Side, rng: np.random.Generator) -
         elif rng.random() < 0.5:  # a roof smaller than the house
             inner = (half[0] * 0.96, half[1] * 0.6)
             stock.add((*middle, high + 0.5), (*inner, 0.5), yaw, Tag.BUILDINGS, (112, 72, 60))
+        if side.fast:
+            continue  # no door opens on a motorway
         yard = half[0] + 1.0 if urban > 0.5 else 0.9
         front, back = xy + out * -0.2, xy + out * (setback + 0.5)
         corners = [front - along * yard, back - along * yard, back + along * yard]
