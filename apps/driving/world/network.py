@@ -197,8 +197,9 @@ class Network:
         for road in self.roads.roads.values():
             if road.junction == -1:
                 continue
-            _, heading, k = road.plan(np.array([0.0, road.length]))[1:]
-            change = -(heading[1] - heading[0])  # clockwise is positive in CARLA's frame
+            heading = road.plan(np.array([0.0, road.length]))[2]
+            # Minus OpenDRIVE's: clockwise is positive in CARLA's frame.
+            change = (heading[0] - heading[1] + np.pi) % (2 * np.pi) - np.pi
             for section in road.sections:
                 for lane in section.lanes:
                     run = self._runs.get((road.id, section.index, lane))
