@@ -1,0 +1,138 @@
+"""One tick of everything that moves: decisions, forces, motion, collisions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from apps.driving.world.poses import Poses
+from apps.driving.world.sensors import Collision
+
+if TYPE_CHECKING:
+    from apps.driving.world.simulation import World
+
+GREEN = 2
+"""What a vehicle is told of lights away from any."""
+
+
+class Movement:
+    """Steps the world's vehicles and walkers, and tells where they are and how they move."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._indexed: Poses | None = None
+
+    def rebuild(self) -> None:
+        """The scenery that stands in the way has changed."""
+
+    def populate(self, traffic: int, walkers: int) -> None:
+        """This world's own vehicles and walkers."""
+
+    def step(self, delta: float) -> list[Collision]:
+        """``delta`` seconds on; who met whom."""
+        world = self._world
+        if world.traffic is not None:
+            world.traffic.step(delta)
+        world.vehicles.drive(delta)
+        world.bodies.apply_forces(delta)
+        world.fleet.step(delta)
+        if world.walkers is not None:
+            world.walkers.step(delta)
+        return []
+
+    def forget(self, actor_id: int) -> None:
+        """An actor is gone."""
+
+    def of(self, actor_id: int) -> np.ndarray:
+        """(3, 3): velocity, angular velocity (degrees/s), acceleration; 0 for what stands."""
+        world, found = self._world, np.zeros((3, 3))
+        actor = world.actors.get(actor_id)
+        if actor is None:
+            return found
+        if actor.kind == "vehicle":
+            fleet, row = world.fleet, world.fleet.row(actor_id)
+            found[0] = fleet.vx[row], fleet.vy[row], fleet.vz[row]
+            found[1, 2] = fleet.yaw_rate[row]
+            found[2] = fleet.ax[row], fleet.ay[row], fleet.az[row]
+        elif actor.kind == "walker":
+            walkers = world.walkers
+            row = walkers.row(actor_id)
+            found[0, :2] = walkers.vx[row], walkers.vy[row]
+        return found
+
+    def place(self, poses: Poses) -> None:
+        """Write where vehicles and walkers are into ``poses``."""
+        self._index(poses)
+        for group, rows in ((self._world.fleet, self._cars), (self._world.walkers, self._people)):
+            if len(rows):
+                poses.pose[rows] = np.column_stack(
+                    [group.x, group.y, group.z, group.pitch, group.yaw, group.roll]
+                )
+
+    def fill(self, poses: Poses) -> None:
+        """Write how everything moves, and what its kind has to tell, into the rows."""
+        self._index(poses)
+        self._fill_cars(poses.rows)
+        self._fill_people(poses.rows)
+        self._fill_lights(poses.rows)
+
+    def _index(self, poses: Poses) -> None:
+        """Rows of each kind in ``poses``, in the order of their own arrays."""
+        if self._indexed is poses:
+            return
+        world, row_of = self._world, poses.row_of
+        self._indexed = poses
+        self._cars = np.array([row_of[int(i)] for i in world.fleet.ids], np.int64)
+        people = () if world.walkers is None else world.walkers.ids
+        self._people = np.array([row_of[int(i)] for i in people], np.int64)
+        self._lights = np.array([row_of[i] for i in world.signals.light_ids], np.int64)
+        self._light_ids = np.array([*world.signals.light_ids, 0], np.uint32)
+        for actor_id, sign in world.signals.sign_of.items():
+            poses.rows["sign_id"][row_of[actor_id]] = sign.encode()[:31]
+        poses.rows["pole_index"][self._lights] = 0
+
+    def _fill_cars(self, rows: np.ndarray) -> None:
+        world, at = self._world, self._cars
+        fleet = world.fleet
+        if not len(at):
+            return
+        rows["velocity"][at] = np.column_stack([fleet.vx, fleet.vy, fleet.vz])
+        rows["angular_velocity"][at, 2] = fleet.yaw_rate
+        rows["acceleration"][at] = np.column_stack([fleet.ax, fleet.ay, fleet.az])
+        for name, values in (
+            ("throttle", fleet.throttle),
+            ("steer", fleet.steer),
+            ("brake", fleet.brake),
+            ("hand_brake", fleet.hand_brake),
+            ("reverse", fleet.reverse),
+            ("manual_gear_shift", fleet.manual),
+            ("gear", fleet.gear),
+        ):
+            rows[name][at] = values
+        light = world.roadside.lights()
+        held = light >= 0
+        rows["speed_limit"][at] = world.roadside.limits()
+        states = np.append(world.lights.state, GREEN)
+        rows["traffic_light_state"][at] = states[light]
+        rows["has_traffic_light"][at] = held
+        rows["traffic_light_id"][at] = np.where(held, self._light_ids[light], 0)
+
+    def _fill_people(self, rows: np.ndarray) -> None:
+        walkers, at = self._world.walkers, self._people
+        if not len(at):
+            return
+        rows["velocity"][at, 0] = walkers.vx
+        rows["velocity"][at, 1] = walkers.vy
+
+    def _fill_lights(self, rows: np.ndarray) -> None:
+        lights, at = self._world.lights, self._lights
+        for name, values in (
+            ("green_time", lights.green),
+            ("yellow_time", lights.yellow),
+            ("red_time", lights.red),
+            ("elapsed_time", lights.elapsed),
+            ("time_is_frozen", lights.frozen),
+            ("light_state", lights.state),
+        ):
+            rows[name][at] = values

@@ -1,0 +1,49 @@
+"""Calls on walkers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from apps.driving.world.actors import Actor
+from apps.driving.world.checks import finite, place, vector
+from apps.driving.world.errors import SimulationError
+
+if TYPE_CHECKING:
+    from apps.driving.world.simulation import World
+
+FASTEST = 20.0
+"""m/s: nobody runs faster."""
+
+
+class People:
+    """As the methods of ``carla.Walker``. SimulationError for an actor that is no walker."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def apply_control(
+        self, actor_id: int, direction: Sequence[float], speed: float, jump: bool
+    ) -> None:
+        """Walk along ``direction`` (world frame; its length does not matter) at ``speed`` m/s."""
+        self._walker(actor_id)
+        along = vector("the direction", direction)
+        finite("the speed", speed)
+        self._world.walkers.set_control(actor_id, along, min(max(speed, 0.0), FASTEST), bool(jump))
+
+    def set_state(self, actor_id: int, transform: Sequence[float], speed: float) -> None:
+        """Where the client's navigation has put a walker, and how fast it walks there."""
+        self._walker(actor_id)
+        pose = place("the transform", transform)
+        finite("the speed", speed)
+        self._world.walkers.place(actor_id, pose)
+        yaw = math.radians(pose.yaw)
+        self.apply_control(actor_id, (math.cos(yaw), math.sin(yaw), 0.0), speed, False)
+        self._world.moved()
+
+    def _walker(self, actor_id: int) -> Actor:
+        actor = self._world.actor(actor_id)
+        if actor.kind != "walker":
+            raise SimulationError(f"actor {actor_id} is a {actor.kind}, want a walker")
+        return actor
