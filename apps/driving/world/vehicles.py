@@ -54,7 +54,7 @@ _FIXED = [
     "wheel_drag", "wheel_mass", "moi", "full", "engaged", "free", "clutch", "limit", "gyration",
     "switch",
 ]
-_FLAGS = ["hand_brake", "reverse", "manual", "simulate", "gravity", "held"]
+_FLAGS = ["hand_brake", "reverse", "manual", "simulate", "gravity", "held", "solid"]
 _ABOVE_ZERO = ["mass", "wheelbase", "wheel_radius", "max_rpm", "clutch_strength", "final_ratio"]
 _NOT_NEGATIVE = [
     "moi", "damping_full", "damping_engaged", "damping_free", "gear_switch_time", "reverse_ratio",
@@ -120,6 +120,7 @@ class Fleet:
     simulate: np.ndarray  # physics on
     gravity: np.ndarray
     held: np.ndarray  # a constant velocity is kept
+    solid: np.ndarray  # meets others
     gear: np.ndarray  # int: -1 reverse, 0 neutral, 1 ..
     ids: np.ndarray  # int64
     half: np.ndarray  # (n, 3) of the boxes
@@ -168,7 +169,7 @@ class Fleet:
         self._bind()
         self.ids[n] = id
         self.gear[n] = 1
-        self.simulate[n] = self.gravity[n] = True
+        self.simulate[n] = self.gravity[n] = self.solid[n] = True
         self.respec(id, spec)
         self.place(id, transform)
         return n
@@ -235,6 +236,11 @@ class Fleet:
         r = self._rows[id]
         self._state[:6, r] = transform
         self._velocity(np.radians(self.yaw), self.speed)
+
+    def shift(self, row: int, dx: float, dy: float) -> None:
+        """Moves the vehicle of a row aside, m; its velocity stays."""
+        self.x[row] += dx
+        self.y[row] += dy
 
     def transform(self, id: int) -> Transform:
         """Where a vehicle is."""
@@ -368,7 +374,7 @@ class Fleet:
     def _shift(self, h: float) -> np.ndarray:
         """The total ratio (n) in force, after the automatic gearbox; 0 while it shifts."""
         ratio = self._ratio[self._index, self.gear + 1]
-        share = ratio * self.speed / (self.radius * self.limit)
+        share = np.maximum(ratio * self.speed, 0.0) / (self.radius * self.limit)
         here = self._index, self.gear + 1
         free = (self.gear > 0) & ~self.manual & (self.shifting <= 0.0)
         change = (free & (share > self._up[here])).astype(np.int64)

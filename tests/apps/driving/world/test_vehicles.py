@@ -155,6 +155,16 @@ def test_gears_follow_the_engine() -> None:
     assert fleet.gear[0] == 1
 
 
+@pytest.mark.parametrize("spec", [DEFAULT, MKZ])
+def test_rolling_back_does_not_lose_the_gear(spec: VehicleSpec) -> None:
+    fleet = alone(spec)
+    fleet.set_velocity(7, (-1.0, 0.0, 0.0))
+    fleet.set_control(7, throttle=1.0)
+    fleet.step(1.0)
+    assert fleet.gear[0] == 1
+    assert fleet.speed[0] > 2.0
+
+
 def test_a_manual_gear_is_kept_and_neutral_does_not_pull() -> None:
     fleet = alone(MKZ)
     fleet.set_control(7, throttle=1.0, manual=True, gear=1)
