@@ -1,112 +1,52 @@
 """Towns from a seed, as OpenDRIVE text: maps without end for tests and for training.
 
-A town is a grid of B x B blocks with irregularities: corners of the grid are moved, about a fifth
-of the edges is taken away (what is left at a corner makes an X or a T junction, a bend, or a road
-that runs on), roads swing sideways between their ends. Roads differ in lanes and speed: see
-``KINDS``; one border of the town is an expressway. Every junction has traffic lights, one phase for
-arms that face each other, or stop signs; every arm with pavements has a crosswalk.
+A town is a grid of B x B blocks with irregularities: corners of the grid are moved, an eighth of
+the edges is taken away (what is left at a corner makes an X or a T junction, a bend, or a road that
+runs on), roads swing sideways between their ends. Roads differ in lanes and speed: see
+``xodr.KINDS``; some streets have a lane more where they may turn right; one border of the town is an
+expressway. Every junction has traffic lights, one phase for arms that face each other, or stop
+signs; every arm with pavements has a crosswalk.
 
 Layout of a junction, all arms at right angles: arms end R from the centre; each way through it is a
 road of its own with one driving lane, straight for 4 m at both ends (where the crosswalks lie); the
 ways along its rim carry shoulder and sidewalk. Signals stand as in CARLA's towns: the signal on the
 arm, a reference on each way it controls.
 
-Numbers are written with six decimals; the same seed gives the same bytes.
+The same seed gives the same bytes.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from apps.driving.world.roads import LIGHT_TYPE, SPEED_TYPE, STOP_TYPE
+from apps.driving.world.xodr import (
+    KINDS,
+    LANE_M,
+    POCKET_M,
+    Arm,
+    Kind,
+    RoadPlan,
+    lanes,
+    link,
+    post,
+    road_text,
+    way_lanes,
+)
 from core.errors import UsageError
 
-LANE_M = 3.5
 _CORNER_M = 5.5  # between the edge of the driving lanes and the straight ends inside a junction
 _LEAD_M = 4.0
+_WIDEST_M = 2 * LANE_M + 1 + _CORNER_M + _LEAD_M  # from a junction's centre to its arms' ends
 _SWING_LEAD_M = 12.0  # roads are straight this far from their ends
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # east, north, west, south; north is OpenDRIVE's
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One side of a road, from the middle outwards; both sides are alike."""
-
-    name: str
-    lanes: int
-    speed: int  # km/h
-    median: float  # m, half of the strip between the directions
-    shoulder: float  # m
-    sidewalk: float  # m, 0: none
-    centre: str  # mark on lane 0
-
-    @property
-    def edge(self) -> float:
-        """Distance from the reference line to the outer edge of the driving lanes, m."""
-        return self.median + self.lanes * LANE_M
-
-    def middle(self, lane: int) -> float:
-        """Distance of driving lane 0, 1, ... (from the inside) from the reference line, m."""
-        return self.median + (lane + 0.5) * LANE_M
-
-    def lane_id(self, lane: int) -> int:
-        """OpenDRIVE's number, without sign, of driving lane 0, 1, ..."""
-        return lane + 1 + (self.median > 0)
-
-
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind("residential", 1, 30, 0.0, 0.5, 2.5, "broken"),
-        Kind("street", 1, 50, 0.0, 0.5, 2.5, "solid"),
-        Kind("avenue", 2, 50, 0.0, 0.5, 2.5, "solid solid"),
-        Kind("expressway", 2, 90, 1.0, 2.5, 0.0, "none"),
-    )
-}
 _RANK = list(KINDS)
 
 
-@dataclass
-class _Arm:
-    """The end of a road at a junction, seen from the junction."""
-
-    road: int
-    at_end: bool
-    direction: int  # outward, index into _DIRECTIONS
-    kind: Kind
-
-    @property
-    def into(self) -> int:
-        """Sign of the lanes that lead into the junction."""
-        return -1 if self.at_end else 1
-
-
-@dataclass
-class _Road:
-    """What becomes a <road>: ``lanes`` and ``links`` are XML."""
-
-    id: int
-    junction: int
-    speed: int  # km/h
-    x: float = 0.0
-    y: float = 0.0
-    heading: float = 0.0
-    pieces: list[tuple[float, float]] = field(default_factory=list)  # length, curvature
-    links: str = ""
-    lanes: str = ""
-    signals: list[str] = field(default_factory=list)
-    objects: list[str] = field(default_factory=list)
-
-    @property
-    def length(self) -> float:
-        return sum(round(length, 6) for length, _ in self.pieces)
-
-
-def generate(seed: int, *, blocks: int = 3, spacing: float = 110.0, removed: float = 0.2) -> str:
+def generate(seed: int, *, blocks: int = 3, spacing: float = 110.0, removed: float = 0.12) -> str:
     """The OpenDRIVE text of a town of ``blocks`` x ``blocks`` blocks about ``spacing`` (m) wide.
 
     ``removed`` is the share of the grid's edges that is taken away where the town stays whole.
@@ -131,8 +71,8 @@ class _Town:
         self._place_corners(spacing)
         self._choose_kinds()
         self._remove_edges(removed)
-        self.roads: list[_Road] = []
-        self.arms: dict[int, list[_Arm]] = {}  # by corner
+        self.roads: list[RoadPlan] = []
+        self.arms: dict[int, list[Arm]] = {}  # by corner
         self._trace_roads()
         self.next_id = len(self.roads)
         self.junction_id = {corner: self._fresh() for corner in sorted(self.arms)}
@@ -159,7 +99,7 @@ class _Town:
         self.corner = moved.reshape(-1, 2)  # corner n i + j
 
     def _choose_kinds(self) -> None:
-        """One kind a line of the grid; a road that turns from one to another takes the smaller."""
+        """One kind a line of the grid: an avenue, or two, and an expressway on one border."""
         n = self.side
         rows = [["street", "residential"][int(self.rng.random() < 0.4)] for _ in range(2 * n)]
         avenue = int(self.rng.integers(1, n - 1))
@@ -193,8 +133,9 @@ class _Town:
                 break
             c, d = single[index]
             other = self._neighbour(c, d)
-            # Without its side roads the expressway would be one with the small roads it bends into.
-            if any(self._edge_kind(*edge) == "expressway" for edge in self._around(c, other)):
+            # The expressway keeps its side roads, the avenue is not cut into pieces.
+            beside = [self._edge_kind(*edge) for edge in self._around(c, other)]
+            if "expressway" in beside or self._edge_kind(c, d) == "avenue":
                 continue
             rest = self.edges - {(c, d), (other, (d + 2) % 4)}
             degrees = [len(self._open(corner, rest)) for corner in (c, other)]
@@ -208,7 +149,7 @@ class _Town:
         return [(c, d) for c in corners for d in range(4) if self._neighbour(c, d) != -1]
 
     def _whole(self, edges: set[tuple[int, int]]) -> bool:
-        """Every corner is reached, and some corner has three edges left."""
+        """Every corner is reached, and some corner has all its four edges left."""
         seen, todo = {0}, [0]
         while todo:
             corner = todo.pop()
@@ -217,7 +158,7 @@ class _Town:
                 if other not in seen:
                     seen.add(other)
                     todo.append(other)
-        some = any(len(self._open(c, edges)) > 2 for c in seen)
+        some = any(len(self._open(c, edges)) == 4 for c in seen)
         return len(seen) == self.side**2 and some
 
     # Roads between junctions.
@@ -239,26 +180,53 @@ class _Town:
                         at = self._neighbour(at, way)
                     used |= {*chain, (at, (way + 2) % 4)}
                     chains.append((chain, at, (way + 2) % 4))
-        kinds = [min((self._edge_kind(*e) for e in chain), key=_RANK.index) for chain, *_ in chains]
+        kinds = [self._road_kind(chain) for chain, *_ in chains]
         for (chain, last, back), kind in zip(chains, kinds, strict=True):
             index = len(self.roads)
             first, d = chain[0]
-            self.arms.setdefault(first, []).append(_Arm(index, False, d, KINDS[kind]))
-            self.arms.setdefault(last, []).append(_Arm(index, True, back, KINDS[kind]))
-            self.roads.append(_Road(index, -1, KINDS[kind].speed))
+            self.arms.setdefault(first, []).append(Arm(index, False, d, KINDS[kind]))
+            self.arms.setdefault(last, []).append(Arm(index, True, back, KINDS[kind]))
+            self.roads.append(RoadPlan(index, -1, KINDS[kind].speed))
+        self._add_pockets([chain for chain, *_ in chains])
         # The size of every junction is known only now, and with it where roads start.
         for road, kind, (chain, last, _) in zip(self.roads, kinds, chains, strict=True):
             self._lay(road, KINDS[kind], chain, last)
-            road.lanes = _lanes(KINDS[kind], road.length)
+            ends = [arm for arm in self._arms_of(road.id) if arm.pocket]
+            pockets = any(not a.at_end for a in ends), any(a.at_end for a in ends)
+            road.lanes = lanes(KINDS[kind], road.length, pockets)
             self._speed_signs(road, KINDS[kind])
+
+    def _road_kind(self, chain: list[tuple[int, int]]) -> str:
+        """A road that bends from one line of the grid into another takes the smaller kind, but an
+        expressway goes on around the bend."""
+        kinds = [self._edge_kind(*edge) for edge in chain]
+        return "expressway" if "expressway" in kinds else min(kinds, key=_RANK.index)
+
+    def _arms_of(self, road: int) -> list[Arm]:
+        return [arm for _, arms in sorted(self.arms.items()) for arm in arms if arm.road == road]
+
+    def _add_pockets(self, chains: list[list[tuple[int, int]]]) -> None:
+        """Half of the streets that may turn right at a junction have a lane more for it there,
+        where the road is long enough."""
+        room = []
+        for chain in chains:
+            ends = self.corner[[(c, self._neighbour(c, d)) for c, d in chain]]  # (edges, 2, 2)
+            room.append(float(np.hypot(*(ends[:, 1] - ends[:, 0]).T).sum()) - 2 * _WIDEST_M)
+        for _, arms in sorted(self.arms.items()):
+            directions = {arm.direction for arm in arms}
+            for arm in arms:
+                turns = arm.kind.name == "street" and (arm.direction + 1) % 4 in directions
+                if turns and room[arm.road] > POCKET_M + 10 and self.rng.random() < 0.5:
+                    arm.pocket = True
+                    room[arm.road] -= POCKET_M + 10
 
     def _radius(self, corner: int) -> float:
         arms = self.arms.get(corner)
         if arms is None:
             return 0.0
-        return max(arm.kind.edge for arm in arms) + _CORNER_M + _LEAD_M
+        return max(arm.entry.edge for arm in arms) + _CORNER_M + _LEAD_M
 
-    def _lay(self, road: _Road, kind: Kind, chain: list[tuple[int, int]], last: int) -> None:
+    def _lay(self, road: RoadPlan, kind: Kind, chain: list[tuple[int, int]], last: int) -> None:
         """The reference line: swings between corners, arcs around those that are bends."""
         bends = {corner: float(self.rng.uniform(10, 16)) + kind.edge for corner, _ in chain[1:]}
         reach = {**bends, chain[0][0]: self._radius(chain[0][0]), last: self._radius(last)}
@@ -295,7 +263,7 @@ class _Town:
         junction = self.junction_id[corner]
         arms = {arm.direction: arm for arm in self.arms[corner]}
         connections: list[str] = []
-        controlled: dict[int, list[_Road]] = {}
+        controlled: dict[int, list[RoadPlan]] = {}
         for d, arm in sorted(arms.items()):
             controlled[d] = []
             for lane, target, out_lane, rim in _ways(arms, d):
@@ -304,7 +272,7 @@ class _Town:
                 connections.append(
                     f'<connection id="{len(connections)}" incomingRoad="{arm.road}" '
                     f'connectingRoad="{way.id}" contactPoint="start">'
-                    f'<laneLink from="{arm.into * arm.kind.lane_id(lane)}" to="-1"/></connection>'
+                    f'<laneLink from="{arm.into * arm.entry.lane_id(lane)}" to="-1"/></connection>'
                 )
         # The stem of a T gives way to the road that runs through.
         addressed = [d for d in sorted(arms) if not stop or (d + 2) % 4 not in arms]
@@ -337,13 +305,13 @@ class _Town:
                 self._crosswalk(arm)
 
     def _way(
-        self, corner: int, arm: _Arm, lane: int, target: _Arm, out_lane: int, rim: bool
-    ) -> _Road:
+        self, corner: int, arm: Arm, lane: int, target: Arm, out_lane: int, rim: bool
+    ) -> RoadPlan:
         """The road of one way through a junction; with ``rim`` it carries shoulder and sidewalk."""
         inward = -np.array(_DIRECTIONS[arm.direction], float)
         outward = np.array(_DIRECTIONS[target.direction], float)
         middle, radius = self.corner[corner], self._radius(corner)
-        start = middle - radius * inward + arm.kind.middle(lane) * _right(inward)
+        start = middle - radius * inward + arm.entry.middle(lane) * _right(inward)
         stop = middle + radius * outward + target.kind.middle(out_lane) * _right(outward)
         turn = (target.direction - arm.direction + 3) % 4 - 1  # 1: left, 0: straight, -1: right
         along = float((stop - start) @ inward)
@@ -357,7 +325,7 @@ class _Town:
             ]
         else:
             pieces = _swing(along, aside, _LEAD_M)
-        way = _Road(
+        way = RoadPlan(
             self._fresh(),
             self.junction_id[corner],
             min(arm.kind.speed, target.kind.speed, 50),
@@ -366,10 +334,10 @@ class _Town:
             (arm.direction + 2) % 4 * math.pi / 2,
             pieces,
         )
-        way.links = _link("predecessor", "road", arm.road, arm.at_end) + _link(
+        way.links = link("predecessor", "road", arm.road, arm.at_end) + link(
             "successor", "road", target.road, target.at_end
         )
-        way.lanes = _way_lanes(arm, lane, target, out_lane, rim, way.length)
+        way.lanes = way_lanes(arm, lane, target, out_lane, rim, way.length)
         self.roads.append(way)
         return way
 
@@ -378,40 +346,41 @@ class _Town:
             for arm in sorted(arms, key=lambda a: a.at_end):
                 kind = "successor" if arm.at_end else "predecessor"
                 road = self.roads[arm.road]
-                road.links += _link(kind, "junction", self.junction_id[corner], None)
+                road.links += link(kind, "junction", self.junction_id[corner], None)
         for road in self.roads:  # the schema wants the predecessor first
             parts = sorted(part for part in road.links.split("\n") if part)
             road.links = "\n".join(parts) + "\n"
 
     # What stands beside the road.
 
-    def _signal(self, arm: _Arm, key: int, kind: str, name: str) -> None:
+    def _signal(self, arm: Arm, key: int, kind: str, name: str) -> None:
         """On the right of those who come to the junction, on the kerb's side of the pavement."""
         road = self.roads[arm.road]
         s = road.length - 0.3 if arm.at_end else 0.3
-        road.signals.append(_post(arm.kind, key, s, arm.into, kind, name, -1, ""))
+        road.signals.append(post(arm.entry, key, s, arm.into, kind, name, -1, ""))
 
-    def _speed_signs(self, road: _Road, kind: Kind) -> None:
+    def _speed_signs(self, road: RoadPlan, kind: Kind) -> None:
         """One for each direction, 10 m from where it enters the road."""
         near = min(10.0, road.length / 3)
         for sign, s in ((-1, near), (1, road.length - near)):
             key = 1_000_000 + 2 * road.id + (sign > 0)  # clear of every other number
             name = f"Speed_{kind.speed}"
-            road.signals.append(_post(kind, key, s, sign, SPEED_TYPE, name, kind.speed, "km/h"))
+            road.signals.append(post(kind, key, s, sign, SPEED_TYPE, name, kind.speed, "km/h"))
 
-    def _crosswalk(self, arm: _Arm) -> None:
+    def _crosswalk(self, arm: Arm) -> None:
         """From 0.6 to 3.6 m inside the junction, where every way is still straight."""
         road = self.roads[arm.road]
         s, near, far = (road.length - 0.1, 0.7, 3.7) if arm.at_end else (0.1, -3.7, -0.7)
-        half = arm.kind.edge + arm.kind.shoulder
+        narrow, wide = (kind.edge + kind.shoulder for kind in (arm.kind, arm.entry))
+        low, high = (-wide, narrow) if arm.at_end else (-narrow, wide)
         corners = "".join(
             f'<cornerLocal u="{u:.6f}" v="{v:.6f}" z="0.000000"/>'
-            for u, v in ((near, -half), (near, half), (far, half), (far, -half), (near, -half))
+            for u, v in ((near, low), (near, high), (far, high), (far, low), (near, low))
         )
         road.objects.append(
             f'<object id="{self._fresh()}" name="SimpleCrosswalk" s="{s:.6f}" t="0.000000" '
             'zOffset="0.000000" hdg="0.000000" roll="0.000000" pitch="0.000000" '
-            f'orientation="none" type="crosswalk" width="{2 * half:.6f}" length="3.000000">'
+            f'orientation="none" type="crosswalk" width="{narrow + wide:.6f}" length="3.000000">'
             f"<outline>{corners}</outline></object>"
         )
 
@@ -426,7 +395,7 @@ class _Town:
             "<geoReference><![CDATA[+proj=tmerc +lat_0=49 +lon_0=8 +k=1 +x_0=0 +y_0=0 "
             "+datum=WGS84 +units=m +no_defs]]></geoReference>",
             "</header>",
-            *(_road_text(road) for road in self.roads),
+            *(road_text(road) for road in self.roads),
             *self.controllers,
             *self.junctions,
             "</OpenDRIVE>",
@@ -438,14 +407,14 @@ def _right(heading: np.ndarray) -> np.ndarray:
     return np.array([heading[1], -heading[0]])
 
 
-def _ways(arms: dict[int, _Arm], d: int) -> list[tuple[int, int, int, bool]]:
+def _ways(arms: dict[int, Arm], d: int) -> list[tuple[int, int, int, bool]]:
     """(lane, arm it leads to, lane there, runs along the rim) for those who come in by arm ``d``.
 
     Straight on from lane to lane, left from the innermost, right from the outermost. Without an arm
     on the right the outermost lane's way straight on is the rim.
     """
     ahead, left, right = (d + 2) % 4, (d + 3) % 4, (d + 1) % 4
-    lanes = arms[d].kind.lanes
+    lanes = arms[d].entry.lanes
     found: list[tuple[int, int, int, bool]] = []
     if ahead in arms:
         there = arms[ahead].kind.lanes
@@ -471,138 +440,3 @@ def _swing(along: float, aside: float, lead: float) -> list[tuple[float, float]]
     radius = reach / (2 * math.sin(angle))
     bend = math.copysign(1 / radius, aside)
     return [(lead, 0.0), (radius * angle, bend), (radius * angle, -bend), (lead, 0.0)]
-
-
-def _link(which: str, kind: str, key: int, at_end: bool | None) -> str:
-    contact = "" if at_end is None else f' contactPoint="{"end" if at_end else "start"}"'
-    return f'<{which} elementType="{kind}" elementId="{key}"{contact}/>\n'
-
-
-def _post(
-    kind: Kind, key: int, s: float, sign: int, code: str, name: str, value: int, unit: str
-) -> str:
-    """A <signal> beside the lanes of ``sign`` for those who drive on them. CARLA's towns write "-"
-    for the right lanes; a speed limit says which lanes it holds for, the others have references."""
-    t = sign * (kind.edge + kind.shoulder + 0.6)
-    lanes = (sign * kind.lane_id(0), sign * kind.lane_id(kind.lanes - 1)) if unit else (0, 0)
-    offset = math.pi if sign > 0 else 0.0
-    return (
-        f'<signal name="{name}" id="{key}" s="{s:.6f}" t="{t:.6f}" zOffset="0.000000" '
-        f'hOffset="{offset:.9f}" roll="0.000000" pitch="0.000000" '
-        f'orientation="{"+" if sign > 0 else "-"}" dynamic="{"yes" if code == LIGHT_TYPE else "no"}"'
-        f' country="OpenDRIVE" type="{code}" subtype="{value}" value="{value}" unit="{unit}" '
-        f'text="" height="1.000000" width="0.600000">'
-        f'<validity fromLane="{min(lanes)}" toLane="{max(lanes)}"/></signal>'
-    )
-
-
-def _lane(number: int, kind: str, width: str, marks: str, links: str = "") -> str:
-    return (
-        f'<lane id="{number}" type="{kind}" level="false"><link>{links}</link>{width}{marks}</lane>'
-    )
-
-
-def _width(start: float, end: float, length: float) -> str:
-    slope = (end - start) / length
-    return f'<width sOffset="0.000000" a="{start:.6f}" b="{slope:.9f}" c="0" d="0"/>'
-
-
-def _mark(kind: str, color: str, change: str = "none", start: float = 0.0) -> str:
-    return (
-        f'<roadMark sOffset="{start:.6f}" type="{kind}" weight="standard" color="{color}" '
-        f'material="standard" width="0.150000" laneChange="{change}"/>'
-    )
-
-
-def _between(sign: int, length: float) -> str:
-    """The line between lanes of one direction: broken, solid for the last 20 m before the end."""
-    broken = ("broken", "white", "both")
-    if length < 50:
-        return _mark(*broken)
-    if sign < 0:
-        return _mark(*broken) + _mark("solid", "white", start=length - 20)
-    return _mark("solid", "white") + _mark(*broken, start=20.0)
-
-
-def _lanes(kind: Kind, length: float) -> str:
-    """<lanes> of a road with ``kind`` on both sides."""
-    sides = {}
-    for sign in (1, -1):
-        rows: list[tuple[str, float, str]] = []
-        if kind.median:
-            rows.append(("median", kind.median, _mark("solid", "yellow")))
-        for k in range(kind.lanes):
-            outer = k == kind.lanes - 1
-            mark = _mark("solid", "white") if outer else _between(sign, length)
-            rows.append(("driving", LANE_M, mark))
-        rows.append(
-            ("shoulder", kind.shoulder, _mark("curb" if kind.sidewalk else "none", "white"))
-        )
-        if kind.sidewalk:
-            rows.append(("sidewalk", kind.sidewalk, _mark("none", "white")))
-        text = [
-            _lane(sign * (i + 1), name, _width(width, width, length), mark)
-            for i, (name, width, mark) in enumerate(rows)
-        ]
-        sides[sign] = "\n".join(text[::-1] if sign > 0 else text)
-    middle = _lane(0, "none", "", _mark(kind.centre, "yellow"))
-    return (
-        '<lanes><laneOffset s="0.000000" a="0" b="0" c="0" d="0"/><laneSection s="0.000000">\n'
-        f"<left>{sides[1]}</left>\n<center>{middle}</center>\n<right>{sides[-1]}</right>\n"
-        "</laneSection></lanes>"
-    )
-
-
-def _way_lanes(arm: _Arm, lane: int, target: _Arm, out_lane: int, rim: bool, length: float) -> str:
-    """<lanes> of a way: one driving lane about the reference line, on the rim also what is outside
-    of it, as wide at each end as the arm there has it."""
-    a, b = arm.kind, target.kind
-    rows = [("driving", LANE_M, LANE_M, a.lane_id(lane), b.lane_id(out_lane))]
-    if rim:
-        rows.append(("shoulder", a.shoulder, b.shoulder, a.lane_id(a.lanes), b.lane_id(b.lanes)))
-        if a.sidewalk and b.sidewalk:
-            ids = a.lane_id(a.lanes + 1), b.lane_id(b.lanes + 1)
-            rows.append(("sidewalk", a.sidewalk, b.sidewalk, *ids))
-    text = [
-        _lane(
-            -i - 1,
-            name,
-            _width(start, end, length),
-            _mark("curb" if name == "shoulder" and len(rows) == 3 else "none", "white"),
-            f'<predecessor id="{arm.into * before}"/><successor id="{-target.into * after}"/>',
-        )
-        for i, (name, start, end, before, after) in enumerate(rows)
-    ]
-    middle = _lane(0, "none", "", _mark("none", "white"))
-    return (
-        f'<lanes><laneOffset s="0.000000" a="{LANE_M / 2:.6f}" b="0" c="0" d="0"/>'
-        f'<laneSection s="0.000000">\n<center>{middle}</center>\n'
-        "<right>" + "\n".join(text) + "</right>\n</laneSection></lanes>"
-    )
-
-
-def _joined(parts: list[str]) -> str:
-    return "\n".join(parts)
-
-
-def _road_text(road: _Road) -> str:
-    x, y, heading, s = road.x, road.y, road.heading, 0.0
-    pieces = []
-    for length, curvature in road.pieces:
-        shape = f'<arc curvature="{curvature:.9f}"/>' if curvature else "<line/>"
-        pieces.append(
-            f'<geometry s="{s:.6f}" x="{x:.6f}" y="{y:.6f}" hdg="{heading:.9f}" '
-            f'length="{length:.6f}">{shape}</geometry>'
-        )
-        half = 0.5 * length * curvature
-        chord = length * (math.sin(half) / half if half else 1.0)
-        x, y = x + chord * math.cos(heading + half), y + chord * math.sin(heading + half)
-        heading, s = heading + 2 * half, s + round(length, 6)
-    return (
-        f'<road name="Road {road.id}" length="{s:.6f}" id="{road.id}" junction="{road.junction}">\n'
-        f"<link>\n{road.links}</link>\n"
-        f'<type s="0.000000" type="town"><speed max="{road.speed}" unit="km/h"/></type>\n'
-        f"<planView>\n{_joined(pieces)}\n</planView>\n<elevationProfile/>\n<lateralProfile/>\n"
-        f"{road.lanes}\n<objects>{_joined(road.objects)}</objects>\n"
-        f"<signals>{_joined(road.signals)}</signals>\n</road>"
-    )
