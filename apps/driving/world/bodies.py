@@ -115,10 +115,15 @@ class Bodies:
 
     def set_collisions(self, actor_id: int, enabled: bool) -> None:
         """Off, it drives or stands through everything and may be spawned upon."""
-        self._world.actor(actor_id)
-        ghosts = self._world.ghosts
-        ghosts.discard(actor_id) if enabled else ghosts.add(actor_id)
-        self._world.moved(rebuilt=True)
+        world, actor = self._world, self._world.actor(actor_id)
+        if enabled:
+            world.ghosts.discard(actor_id)
+        else:
+            world.ghosts.add(actor_id)
+        if actor.kind in ("vehicle", "walker"):
+            group = world.fleet if actor.kind == "vehicle" else world.walkers
+            group.solid[group.row(actor_id)] = bool(enabled)
+        world.moved(rebuilt=True)
 
     def set_enable_gravity(self, actor_id: int, enabled: bool) -> None:
         """Off, a vehicle stays at its height."""

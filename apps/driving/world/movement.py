@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apps.driving.world.collisions import FixedIndex, resolve
+from apps.driving.world.geometry import Boxes
 from apps.driving.world.poses import Poses
 from apps.driving.world.sensors import Collision
 
@@ -22,9 +24,12 @@ class Movement:
     def __init__(self, world: World) -> None:
         self._world = world
         self._indexed: Poses | None = None
+        self._scenery: tuple[Boxes, FixedIndex] | None = None
+        self._props: FixedIndex | None = None
 
     def rebuild(self) -> None:
-        """The scenery that stands in the way has changed."""
+        """Something that stands in the way has come, gone or moved."""
+        self._props = None
 
     def populate(self, traffic: int, walkers: int) -> None:
         """This world's own vehicles and walkers."""
@@ -39,7 +44,24 @@ class Movement:
         world.fleet.step(delta)
         if world.walkers is not None:
             world.walkers.step(delta)
-        return []
+        met = resolve(world.fleet, world.walkers, *self._obstacles())
+        return [
+            Collision(world.actor(c.id), world.met(c.other, c.tag), c.impulse)
+            for c in sorted(met, key=lambda c: c.id)
+        ]
+
+    def _obstacles(self) -> tuple[FixedIndex, FixedIndex]:
+        """The scenery that is shown, and the props that are solid."""
+        world = self._world
+        fixed = world.surroundings.fixed
+        if self._scenery is None or self._scenery[0] is not fixed:
+            self._scenery = fixed, FixedIndex(fixed)
+        if self._props is None:
+            props = [a for a in world.actors.values() if a.kind == "static"]
+            solid = [a.id for a in props if a.id not in world.ghosts]
+            boxes = world.boxes()
+            self._props = FixedIndex(boxes.take(np.isin(boxes.instance, solid)))
+        return self._scenery[1], self._props
 
     def forget(self, actor_id: int) -> None:
         """An actor is gone."""

@@ -92,7 +92,7 @@ class Poses:
         for level in self.levels:
             parents = self.pose[level.parents]
             if level.level_only.any():
-                parents[np.ix_(level.level_only, (3, 5))] = 0.0
+                parents[level.level_only, 3] = parents[level.level_only, 5] = 0.0
             self.pose[level.rows] = from_matrices(matrices(parents) @ level.relative)
 
     def at(self, row: int) -> Transform:

@@ -26,6 +26,7 @@ import numpy as np
 from apps.driving.world.actors import Actor
 from apps.driving.world.blueprints import truth
 from apps.driving.world.geometry import Transform
+from apps.driving.world.raycast import cast
 from apps.driving.world.render import (
     Renderer,
     encode_depth,
@@ -35,11 +36,6 @@ from apps.driving.world.render import (
 )
 from apps.driving.world.render.scene import Lens, Picture, Scene
 from apps.driving.world.tags import Tag
-
-try:  # until it is here
-    from apps.driving.world.raycast import cast
-except ImportError:
-    cast = None  # type: ignore[assignment]
 
 GROUND_TAGS = (Tag.ROADS, Tag.SIDEWALKS, Tag.TERRAIN, Tag.ROAD_LINES, Tag.GROUND, Tag.WATER)
 DYNAMIC_TAGS = (

@@ -177,12 +177,15 @@ class World:
         """A new actor, at ``transform`` of the world or of its ``parent``.
 
         SimulationError for an unknown blueprint, an attribute it does not take, a parent that is not
-        there, numbers that are not finite, and a vehicle or walker whose place is taken.
+        there, numbers that are not finite, and a vehicle or walker whose place is taken or that is
+        to be attached.
         """
         definition, values = blueprints.resolve(blueprint, attributes)
         pose = place("the spawn transform", transform)
         if parent:
             self.actor(parent)
+            if definition.kind in ("vehicle", "walker"):
+                raise SimulationError(f"unable to attach a {definition.kind} to actor {parent}")
         if attachment not in tuple(Attachment):
             raise SimulationError(f"attachment type {attachment}: want 0, 1 or 2")
         box, tags = self._body(definition.kind, blueprint)
@@ -213,7 +216,7 @@ class World:
         if self._footprints is not None and actor.kind in ("vehicle", "walker", "static"):
             outline.instance[0] = actor.id
             self._footprints.add(outline)
-        self._poses = self._stage = self._scene = None
+        self._changed(actor)
         return actor
 
     def destroy(self, actor_id: int) -> bool:
@@ -241,8 +244,14 @@ class World:
         self.ghosts.discard(actor_id)
         if self._footprints is not None:
             self._footprints.remove(actor_id)
-        self._poses = self._stage = self._scene = None
+        self._changed(actor)
         return True
+
+    def _changed(self, actor: Actor) -> None:
+        """An actor has come or gone."""
+        self._poses = self._stage = self._scene = None
+        if actor.kind == "static":
+            self.movement.rebuild()
 
     def transform(self, actor_id: int) -> Transform:
         """Where an actor is now, in the world's frame."""
@@ -266,6 +275,7 @@ class World:
         self._scene = self._footprints = None
         if rebuilt:
             self._poses = self._stage = None
+            self.movement.rebuild()
 
     # Time.
 

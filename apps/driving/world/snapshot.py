@@ -57,7 +57,7 @@ ROW = np.dtype(
         "formats": [kind for _, kind, _ in _LAYOUT],
         "offsets": [offset for _, _, offset in _LAYOUT],
         "itemsize": ITEM,
-    }  # type: ignore[arg-type]
+    }
 )
 
 ACTIVE = 1

@@ -11,12 +11,8 @@ import numpy as np
 from apps.driving.world.checks import finite, vector
 from apps.driving.world.errors import SimulationError
 from apps.driving.world.geometry import Boxes, Transform
+from apps.driving.world.raycast import cast
 from apps.driving.world.tags import Tag
-
-try:  # until it is here
-    from apps.driving.world.raycast import cast
-except ImportError:
-    cast = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from apps.driving.world.simulation import World

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from apps.driving.world.ackermann import Ackermann, Gains
 from apps.driving.world.catalogue import Gear, VehicleSpec
-from apps.driving.world.checks import finite
+from apps.driving.world.checks import finite, vector
 from apps.driving.world.errors import SimulationError
 from apps.driving.world.vehicles import GRAVITY
 
@@ -100,7 +102,7 @@ class Vehicles:
         body = self._world.transform(actor_id)
         wheels = []
         for x, y in _axles(spec):
-            place = body.apply([x, y, spec.wheel_radius])
+            place = body.apply(np.array([x, y, spec.wheel_radius]))
             steers = x > 0
             wheels.append(
                 [
@@ -160,7 +162,7 @@ class Vehicles:
                 gears=tuple(Gear(float(r), float(d), float(u)) for r, d, u in gears),
                 mass=float(mass),
                 drag=float(drag),
-                centre_of_mass=tuple(float(c) for c in centre),
+                centre_of_mass=vector("the centre of mass", centre),
                 steering_curve=tuple((float(a), float(b)) for a, b in steering),
             )
             if wheels:
