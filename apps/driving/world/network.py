@@ -1,7 +1,8 @@
 """The lanes of a town as arrays: N nodes about every 2 m, and what vehicles and walkers ask of them.
 
-A node stands for a cell of a driving lane of one section: cells are L / ceil(L / 2 m) long, the node
-is at the middle of its cell, so no two nodes fall together where lanes join. The nodes of a lane
+A node stands for a cell of a driving lane of one section: a section of length L has ceil(L / 2 m)
+equal cells along its reference line, the node is at the middle of its cell, so no two nodes fall
+together where lanes join. The nodes of a lane
 are consecutive and in the direction of travel: where node i has a successor in its lane it is
 i + 1. Places are in CARLA's frame (m), ``yaw_rad`` is the direction of travel.
 """
@@ -147,7 +148,11 @@ class Network:
                     whole = np.empty((count, 5), np.int32)
                     whole[:] = (road.id, section.index, lane, road.junction, 0)
                     cell = np.full(count, section.length / count)
-                    parts.append((xy[way], yaw[way], width[way], limit[way], s[way], cell, whole))
+                    if count > 1:  # off the reference line a lane is longer or shorter than it
+                        cell = np.hypot(*np.gradient(xy, axis=0).T)
+                    parts.append(
+                        (xy[way], yaw[way], width[way], limit[way], s[way], cell[way], whole)
+                    )
                     self._runs[road.id, section.index, lane] = (total, count)
                     total += count
         xy, yaw, width, limit, s, cell, whole = (
@@ -178,12 +183,12 @@ class Network:
             outside = lane + (1 if lane > 0 else -1)
             beside = self._runs.get((road_id, index, outside))
             if beside is not None:
-                out, back = _changes(section, lane, self.s[first : first + count])
                 here = np.arange(first, first + count)
                 there = np.arange(beside[0], beside[0] + count)
                 wide = (self.width[here] > _NARROWEST_M) & (self.width[there] > _NARROWEST_M)
-                self.right[here[out & wide]] = there[out & wide]
-                self.left[there[back & wide]] = here[back & wide]
+                wide &= _changes(section, lane, self.s[here])
+                self.right[here[wide]] = there[wide]
+                self.left[there[wide]] = here[wide]
         along = np.flatnonzero(inner)
         a = np.concatenate([along, np.array(sources, int)])
         b = np.concatenate([along + 1, np.array(targets, int)])
@@ -265,14 +270,14 @@ def _limits(road: Road, section: Section, lane: Lane, s: np.ndarray) -> np.ndarr
     return np.where(np.isnan(limit), DEFAULT_LIMIT, limit)
 
 
-def _changes(section: Section, lane: int, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether one may cross a lane's outer mark at s (n): outwards, and back in."""
-    out, back = np.zeros(len(s), bool), np.zeros(len(s), bool)
+def _changes(section: Section, lane: int, s: np.ndarray) -> np.ndarray:
+    """Whether one may cross a lane's outer mark at s (n), as ``carla.Waypoint.lane_change`` says: a
+    mark without laneChange allows it. OpenDRIVE's "increase" and "decrease" (towards higher or lower
+    lane ids) CARLA takes as "both" on the right, respectively the left, of lane 0, else as "none".
+    """
+    allowed = np.ones(len(s), bool)
     for mark in section.lanes[lane].marks:
         here = s - section.s >= mark.s_offset - 1e-9
-        both = mark.lane_change == "both"
-        # "increase" allows a change to the higher lane id: outwards on the left of lane 0.
-        outward = mark.lane_change == ("increase" if lane > 0 else "decrease")
-        inward = mark.lane_change == ("decrease" if lane > 0 else "increase")
-        out[here], back[here] = both or outward, both or inward
-    return out, back
+        side = "increase" if lane < 0 else "decrease"
+        allowed[here] = mark.lane_change in ("", "both", side)
+    return allowed

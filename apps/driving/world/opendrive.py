@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 64 * 2**20
 MAX_LANES_M = 1_000_000.0  # Town04, CARLA's largest here, has 34 km of driving lanes
 MAX_REACH_M = 50_000.0
+MAX_WIDTH_M = 100.0
 _PROBE_S = 60.0
 _probed: set[bytes] = set()
 
@@ -62,8 +63,9 @@ def check_opendrive(text: str, name: str) -> Roads:
     """What ``text`` holds, or DataError naming ``name``, what is wrong and what to do.
 
     Finds: no XML, a DTD, another root, no roads, roads without geometry or lanes, numbers that are
-    not finite or lengths not positive, links and connections to roads that are not there, no driving
-    lane, towns beyond ``MAX_REACH_M`` or with more than ``MAX_LANES_M`` of lanes.
+    not finite or lengths not positive, links, connections, references and controllers of what is not
+    there, no driving lane, lanes of impossible width, towns beyond ``MAX_REACH_M`` or with more than
+    ``MAX_LANES_M`` of lanes.
     """
     if len(text) > MAX_BYTES:
         raise DataError(f"{name}: over {MAX_BYTES // 2**20} MB; give a smaller town")
@@ -154,6 +156,20 @@ def _check_links(town: Roads, name: str) -> None:
                     f"'{connection.contact[:20]}'; it is start or end"
                 )
 
+    for reference in town.references:
+        if reference.signal not in town.signals:
+            raise DataError(
+                f"{name}: road {reference.road} refers to signal '{reference.signal[:40]}', which "
+                "is not in the file"
+            )
+    for key, signals in town.controllers.items():
+        for signal in signals:
+            if signal not in town.signals:
+                raise DataError(
+                    f"{name}: controller '{key[:40]}' controls signal '{signal[:40]}', which is not "
+                    "in the file"
+                )
+
 
 def _check_size(town: Roads, name: str) -> None:
     import numpy as np
@@ -167,8 +183,16 @@ def _check_size(town: Roads, name: str) -> None:
             f"{MAX_LANES_M / 1000:,.0f} km; give a smaller town"
         )
     for road in town.roads.values():
-        s = np.linspace(0, road.length, 5)
-        reach = np.abs(road.place(s, np.zeros(5))[0]).max()
+        for section in road.sections:
+            s = np.linspace(section.s, section.end, 5)
+            widths = [section.lanes[i].width(s - section.s)[0] for i in section.lanes if i]
+            if not all(w.min() > -1 and w.max() < MAX_WIDTH_M for w in widths):
+                raise DataError(
+                    f"{name}: a lane of road {road.id} is below 0 m or over {MAX_WIDTH_M:.0f} m wide;"
+                    " mend its <width>"
+                )
+        s = np.append(road.plan.start, road.length)
+        reach = np.abs(road.place(s, road.offset(s)[0])[0]).max()
         if not reach < MAX_REACH_M:
             raise DataError(
                 f"{name}: road {road.id} reaches {reach / 1000:,.0f} km from the origin, over "

@@ -250,14 +250,16 @@ class _Town:
     # Junctions.
 
     def _stop_junctions(self) -> set[int]:
-        """Corners with stop signs: T junctions of small roads, half of them, at least one."""
-        small = [
+        """Corners with stop signs: half of the T junctions of one-lane roads, or else the T junction
+        with the smallest roads, where there is one off the expressway."""
+        three = [
             corner
             for corner, arms in sorted(self.arms.items())
-            if len(arms) == 3 and all(arm.kind.lanes == 1 for arm in arms)
+            if len(arms) == 3 and all(arm.kind.name != "expressway" for arm in arms)
         ]
-        chosen = {corner for corner in small if self.rng.random() < 0.5}
-        return chosen or set(small[:1])
+        lanes_at = {c: sum(arm.kind.lanes for arm in self.arms[c]) for c in three}
+        chosen = {c for c in three if lanes_at[c] == 3 and self.rng.random() < 0.5}
+        return chosen or set(sorted(three, key=lambda c: lanes_at[c])[:1])
 
     def _junction(self, corner: int, stop: bool) -> None:
         junction = self.junction_id[corner]

@@ -24,6 +24,7 @@ from core.errors import DataError
 
 LIGHT_TYPE, STOP_TYPE, YIELD_TYPE, SPEED_TYPE = "1000001", "206", "205", "274"
 _PER_UNIT = {"mph": 0.44704, "km/h": 1 / 3.6, "kmh": 1 / 3.6, "m/s": 1.0, "": 1.0}
+_FASTEST = 150.0  # m/s
 _QUADRATURE = np.polynomial.legendre.leggauss(24)
 
 
@@ -265,7 +266,8 @@ class Road:
 
     def _stack(self, section: Section, s: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Per lane (n, 2) borders and (n, 2) their slopes, piled up from lane 0 outwards."""
-        zero, slope = self.offset(s)
+        # At the section's very end the next record holds, which may lie lanes away (Town04: 14 m).
+        zero, slope = self.offset(np.minimum(s, max(section.s, section.end - 1e-6)))
         found = {0: (np.stack([zero, zero], 1), np.stack([slope, slope], 1))}
         for sign in (1, -1):
             t, dt = zero, slope
@@ -452,10 +454,17 @@ class _Reader:
 
     def road(self, element: ElementTree.Element) -> Road:
         key = self.whole(element, "id")
+        if key < 0:
+            raise self.fail(f"a road has the id {key}; CARLA takes ids from 0 on")
         length = self.number(element, "length")
         if length <= 0:
             raise self.fail(f"road {key} has length {length:g} m; lengths must be positive")
         plan = self.plan(element, key)
+        drawn = float(plan.start[-1] + plan.length[-1])
+        if abs(drawn - length) > max(1.0, 0.01 * length):
+            raise self.fail(
+                f"road {key} says it is {length:g} m long, its geometry ends at {drawn:g} m; mend one"
+            )
         lanes = element.find("lanes")
         found = [] if lanes is None else lanes.findall("laneSection")
         if lanes is None or not found:
@@ -498,6 +507,8 @@ class _Reader:
         value = self.number(element, "max") * _PER_UNIT[unit]
         if value <= 0:
             raise self.fail(f"a speed limit of {value:g} m/s; limits must be positive")
+        if value > _FASTEST:
+            raise self.fail(f"a speed limit of {value:g} m/s; write 'no limit' for none")
         return value
 
     def plan(self, element: ElementTree.Element, key: int) -> Plan:
@@ -531,8 +542,10 @@ class _Reader:
                 )
             )
         start, x, y, heading, lengths, curvatures, slopes = np.array(rows, float).T
-        if (np.diff(start) < 0).any():
-            raise self.fail(f"the geometries of road {key} are not in order of s")
+        if (np.diff(start) < 0).any() or start[0] > 1e-3:
+            raise self.fail(
+                f"the geometries of road {key} do not start at s = 0 and rise; sort them"
+            )
         return Plan(start, x, y, heading, lengths, curvatures, slopes, polynomials)
 
     def polynomial(self, shape: ElementTree.Element, length: float) -> np.ndarray:
@@ -578,6 +591,8 @@ class _Reader:
                         for e in element.findall("speed")
                     ),
                 )
+        if 0 not in found:
+            raise self.fail(f"a section of road {road} has no <center> lane 0; give it one")
         if not any(found):
             raise self.fail(f"a section of road {road} has no lane beside lane 0; give it one")
         for sign in (1, -1):

@@ -68,10 +68,11 @@ def find_lights(network: Network, landmarks: dict[str, Any]) -> list[LightSite]:
     junction_of = {
         key: junction.id for junction in roads.junctions.values() for key in junction.controllers
     }
+    by_signal = _by_signal(network)
     found: list[tuple[Signal, list[int], int, str]] = []
     for signal in roads.signals.values():
         if signal.type == LIGHT_TYPE:
-            references = _of(network, signal)
+            references = by_signal.get(signal.id, [])
             stops = _stop_nodes(network, references)
             controller = controller_of.get(signal.id, "")
             junction = junction_of.get(controller, -1)
@@ -91,12 +92,13 @@ def find_lights(network: Network, landmarks: dict[str, Any]) -> list[LightSite]:
 def find_signs(network: Network, landmarks: dict[str, Any]) -> list[SignSite]:
     """Every stop, yield and speed limit sign, in the file's order."""
     kinds = {STOP_TYPE: "stop", YIELD_TYPE: "yield", SPEED_TYPE: "speed_limit"}
+    by_signal = _by_signal(network)
     sites = []
     for signal in network.roads.signals.values():
         kind = kinds.get(signal.type)
         if kind is None:
             continue
-        references = _of(network, signal)
+        references = by_signal.get(signal.id, [])
         stops = (
             _nodes(network, references)
             if kind == "speed_limit"
@@ -110,8 +112,11 @@ def find_signs(network: Network, landmarks: dict[str, Any]) -> list[SignSite]:
     return sites
 
 
-def _of(network: Network, signal: Signal) -> list[Reference]:
-    return [r for r in network.roads.references if r.signal == signal.id and r.lanes]
+def _by_signal(network: Network) -> dict[str, list[Reference]]:
+    found: dict[str, list[Reference]] = {}
+    for reference in network.roads.references:
+        found.setdefault(reference.signal, []).append(reference)
+    return found
 
 
 def _nodes(network: Network, references: list[Reference]) -> list[int]:
@@ -155,7 +160,7 @@ def _end_ahead(network: Network, node: int) -> int:
 def _junction_ahead(network: Network, references: list[Reference], stops: list[int]) -> int:
     for reference in references:
         junction = network.roads.roads[reference.road].junction
-        if junction != -1:
+        if junction != -1 and reference.lanes:
             return junction
     for node in stops:
         for after in network.next.of(node).tolist():
