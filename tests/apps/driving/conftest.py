@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Embedded:
@@ -116,7 +116,7 @@ def server() -> Iterator[Embedded | External]:
     running.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def embedded() -> type[Embedded]:
     """For tests that need servers of their own."""
     if importlib.util.find_spec("carla") is None:
