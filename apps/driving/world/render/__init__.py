@@ -36,7 +36,7 @@ __all__ = [
     "open_renderer",
 ]
 
-RENDERERS = ("numpy",)
+RENDERERS = ("numpy", "egl")
 
 
 class Renderer(Protocol):
@@ -59,4 +59,8 @@ def open_renderer(name: str) -> Renderer:
         from apps.driving.world.render.software import SoftwareRenderer
 
         return SoftwareRenderer()
+    if name == "egl":
+        from apps.driving.world.render.gpu import GpuRenderer
+
+        return GpuRenderer()
     raise UsageError(unknown("renderer", name, RENDERERS))

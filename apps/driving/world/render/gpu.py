@@ -1,0 +1,277 @@
+"""The renderer on OpenGL 3.3 through EGL: no window, no display, and with Mesa's llvmpipe no GPU.
+
+All boxes on the picture are one instanced draw; colour and tag, depth and instance come back in two
+targets. What a pixel sees is decided at its centre as in ``software``; depth, tags and instances
+agree but where an edge passes within rounding of a centre.
+
+A context belongs to one thread, so the renderer has one of its own and any thread may call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from apps.driving.world.geometry import Transform
+from apps.driving.world.render import shaders
+from apps.driving.world.render.scene import Camera, Lens, Picture, Scene, Solids
+from apps.driving.world.render.shading import NIGHT, nearest_beams
+from apps.driving.world.render.textures import glow, levels, noise, palette
+from core.errors import ResourceError, need
+
+T = TypeVar("T")
+PACKAGES = "libegl1, libgl1 and libgl1-mesa-dri on Debian and Ubuntu"
+
+_SOLID = np.dtype(
+    [("centre", "3f4"), ("half", "3f4"), ("turn", "2f4"), ("rgb", "3f4"), ("kind", "3i4")]
+)
+
+
+class GpuRenderer:
+    """Pictures by OpenGL. UsageError without moderngl, ResourceError where EGL gives no context."""
+
+    def __init__(self) -> None:
+        moderngl = need("moderngl", "egl")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="egl")
+        try:
+            self._painter = self._run(lambda: _Painter(moderngl))
+        except ResourceError:
+            self._thread.shutdown()
+            raise
+
+    def render(self, scene: Scene, pose: Transform, lens: Lens, rgb: bool = True) -> Picture:
+        """The scene from ``pose``."""
+        return self._run(lambda: self._painter.render(scene, Camera.at(pose, lens), rgb))
+
+    def close(self) -> None:
+        """Release the context and its thread."""
+        self._run(self._painter.close)
+        self._thread.shutdown()
+
+    def _run(self, work: Callable[[], T]) -> T:
+        return self._thread.submit(work).result()
+
+
+class _Painter:
+    """Everything that lives in the context; all of it is used by one thread."""
+
+    def __init__(self, moderngl: Any) -> None:
+        try:
+            self.context = moderngl.create_context(standalone=True, backend="egl", require=330)
+        except Exception as error:  # glcontext raises plain Exception, ImportError or OSError
+            raise ResourceError(
+                f"renderer egl: no OpenGL 3.3 context ({error}); install {PACKAGES}, "
+                "or use the renderer numpy"
+            ) from error
+        self.gl = moderngl
+        context = self.context
+        cube, screen = _cube(), np.array([-1, -1, 3, -1, -1, 3], np.float32)
+        self.cube = context.buffer(cube.tobytes())
+        self.solids = context.buffer(reserve=_SOLID.itemsize * 1024, dynamic=True)
+        self.screen = context.buffer(screen.tobytes())
+        self.programs: dict[tuple[str, bool], Any] = {}
+        self.arrays: dict[tuple[str, bool], Any] = {}
+        self.targets: dict[Lens, _Target] = {}
+        table = noise()
+        self.textures: dict[str, Any] = {
+            "noise": self._texture(table, "f4"),
+        }
+        self.known: dict[str, Any] = {"ground": None, "lamps": None, "glowing": None}
+        for rgb in (False, True):
+            for name, vertex, fragment in (
+                ("box", shaders.BOX_VERTEX, shaders.BOX_FRAGMENT),
+                ("ground", shaders.GROUND_VERTEX, shaders.GROUND_FRAGMENT),
+                ("sky", shaders.SKY_VERTEX, shaders.SKY_FRAGMENT),
+            ):
+                self.programs[name, rgb] = context.program(
+                    vertex_shader=vertex, fragment_shader=shaders.coloured(fragment, rgb)
+                )
+        self.programs["shadow", True] = context.program(
+            vertex_shader=shaders.SHADOW_VERTEX, fragment_shader=shaders.SHADOW_FRAGMENT
+        )
+        for place, name in enumerate(_SAMPLERS):
+            for program in self.programs.values():
+                if name in program:
+                    program[name].value = place
+        self._bind_arrays()
+        context.front_face = "ccw"
+        context.depth_func = "<="
+
+    def _bind_arrays(self) -> None:
+        for (name, rgb), program in self.programs.items():
+            if name in ("ground", "sky"):
+                content = [(self.screen, "2f", "corner")]
+            else:
+                names = ("centre", "half_size", "turn", "paint", "kind")
+                sizes = ("3f", "3f", "2f", "3f", "3i")
+                present = [n in program for n in names]
+                layout = " ".join(
+                    s if p else f"{int(s[0]) * 4}x" for s, p in zip(sizes, present, strict=True)
+                )
+                content = [
+                    (
+                        self.cube,
+                        "3f 1i" if "side" in program else "3f 4x",
+                        *(n for n in ("corner", "side") if n in program),
+                    ),
+                    (
+                        self.solids,
+                        layout + "/i",
+                        *(n for n, p in zip(names, present, strict=True) if p),
+                    ),
+                ]
+            self.arrays[name, rgb] = self.context.vertex_array(program, content)
+
+    def _texture(self, values: np.ndarray, dtype: str, components: int = 1) -> Any:
+        height, width = values.shape[:2]
+        largest = self.context.info["GL_MAX_TEXTURE_SIZE"]
+        if max(height, width) > largest:
+            raise ResourceError(
+                f"renderer egl: the ground has {width} x {height} cells and this driver takes "
+                f"{largest} a side; use the renderer numpy"
+            )
+        data = np.ascontiguousarray(values)
+        texture = self.context.texture((width, height), components, data, alignment=1, dtype=dtype)
+        texture.filter = (self.gl.NEAREST, self.gl.NEAREST)
+        return texture
+
+    def render(self, scene: Scene, camera: Camera, rgb: bool) -> Picture:
+        seen = scene.solids.take(camera.sees(scene.solids))
+        self._keep(scene, rgb)
+        frame = _frame(scene, camera)
+        lens = camera.lens
+        target = self.targets.get(lens)
+        if target is None:
+            target = self.targets[lens] = _Target(self.context, lens)
+        self._upload(seen, camera)
+        for place, name in enumerate(_SAMPLERS):
+            if name in self.textures:
+                self.textures[name].use(place)
+        target.frame.use()
+        context = self.context
+        context.enable_only(self.gl.DEPTH_TEST | self.gl.CULL_FACE)
+        target.frame.clear(depth=1.0)
+        data = frame.tobytes()
+        if len(seen):
+            self._draw("box", rgb, data, instances=len(seen))
+        context.enable_only(self.gl.DEPTH_TEST)
+        for name in ("ground", "sky"):
+            self._draw(name, rgb, data, vertices=3)
+        return target.read(rgb)
+
+    def _draw(self, name: str, rgb: bool, frame: bytes, **count: int) -> None:
+        """Draw; a compiler shortens ``frame`` to what its program reads."""
+        program = self.programs[name, rgb]
+        if "frame" in program:
+            numbers = program["frame"]
+            numbers.write(frame[: 16 * numbers.array_length])
+        self.arrays[name, rgb].render(**count)
+
+    def _keep(self, scene: Scene, rgb: bool) -> None:
+        """Upload the ground and the light of the lamps when they are others than before."""
+        ground, known, textures = scene.ground, self.known, self.textures
+        if known["ground"] is not ground:
+            for name in ("cells", "tag_of", "palette", "coarse", "coarsest"):
+                if name in textures:
+                    textures.pop(name).release()
+            textures["cells"] = self._texture(ground.cells, "u1")
+            textures["tag_of"] = self._texture(ground.tag[None], "u1")
+            textures["palette"] = self._texture(_bytes(palette(ground)[None]), "f1", 4)
+            for name, level in zip(("coarse", "coarsest"), levels(ground), strict=True):
+                textures[name] = self._texture(_bytes(level), "f1", 4)
+            known["ground"], known["glowing"] = ground, None
+        night = rgb and scene.weather.day < NIGHT
+        if night and (known["glowing"] is None or known["lamps"] is not scene.lamps):
+            if "glow" in textures:
+                textures.pop("glow").release()
+            lamps = np.zeros((0, 3)) if scene.lamps is None else scene.lamps
+            textures["glow"] = self._texture(glow(ground, lamps), "f4")
+            known["lamps"], known["glowing"] = scene.lamps, True
+
+    def _upload(self, seen: Solids, camera: Camera) -> None:
+        rows = np.empty(len(seen), _SOLID)
+        rows["centre"] = seen.centre - camera.eye
+        rows["half"], rows["turn"], rows["rgb"] = seen.half, seen.turn, seen.rgb
+        rows["kind"][:, 0], rows["kind"][:, 1] = seen.tag, seen.instance
+        rows["kind"][:, 2] = seen.style
+        if rows.nbytes > self.solids.size:
+            self.solids.orphan(2 * rows.nbytes)
+        self.solids.write(rows.tobytes())
+
+    def close(self) -> None:
+        self.context.release()
+
+
+_SAMPLERS = ("cells", "tag_of", "palette", "coarse", "coarsest", "noise", "glow", "shadow")
+
+
+class _Target:
+    """What a lens draws into and is read from."""
+
+    def __init__(self, context: Any, lens: Lens) -> None:
+        size = (lens.width, lens.height)
+        self.shape = (lens.height, lens.width)
+        self.colour = context.texture(size, 4)
+        self.meet = context.texture(size, 2, dtype="u4")
+        self.depth = context.depth_renderbuffer(size)
+        self.frame = context.framebuffer([self.colour, self.meet], self.depth)
+
+    def read(self, rgb: bool) -> Picture:
+        colour = np.frombuffer(
+            self.frame.read(components=4, attachment=0, alignment=1), np.uint8
+        ).reshape(*self.shape, 4)
+        meet = np.frombuffer(
+            self.frame.read(components=2, attachment=1, alignment=1, dtype="u4"), np.uint32
+        ).reshape(*self.shape, 2)
+        return Picture(
+            np.ascontiguousarray(meet[..., 0]).view(np.float32),
+            np.ascontiguousarray(colour[..., 3]),
+            np.ascontiguousarray(meet[..., 1]).view(np.int32),
+            np.ascontiguousarray(colour[..., :3]) if rgb else None,
+        )
+
+
+def _bytes(packed: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8 of packed colours."""
+    return np.ascontiguousarray(packed).astype("<u4").view(np.uint8).reshape(*packed.shape, 4)
+
+
+def _cube() -> np.ndarray:
+    """36 corners (x, y, z in -1, 1) and the number of their face, counter-clockwise from outside
+    in a right-handed frame: +x -x +y -y +z -z."""
+    corners = np.zeros(36, np.dtype([("corner", "3f4"), ("side", "i4")]))
+    for side in range(6):
+        axis, sign = side // 2, 1 - 2 * (side % 2)
+        for k, (a, b) in enumerate(((-1, -1), (1, -1), (1, 1), (-1, -1), (1, 1), (-1, 1))):
+            corner = np.zeros(3)
+            corner[axis], corner[(axis + 1) % 3], corner[(axis + 2) % 3] = sign, a * sign, b
+            corners[6 * side + k] = (corner, side)
+    return corners
+
+
+def _frame(scene: Scene, camera: Camera) -> np.ndarray:
+    """(FRAME, 4) float32 in the order of ``shaders``."""
+    weather, ground, lens = scene.weather, scene.ground, camera.lens
+    night = weather.day < NIGHT
+    beams = nearest_beams(scene, camera) if night else []
+    direct = weather.direct
+    rows = np.zeros((shaders.FRAME, 4), np.float32)
+    rows[0] = *camera.eye, camera.height
+    rows[1:4, :3] = camera.axes.T
+    rows[4] = lens.width, lens.height, lens.focal, 0
+    rows[5] = *weather.ambient, weather.ambient.mean()
+    rows[6, :3] = direct
+    rows[7] = *weather.sun, weather.day
+    rows[8, :3], rows[9, :3] = weather.zenith, weather.horizon
+    rows[10] = *weather.fog, weather.extinction
+    rows[11] = *weather.cloud, weather.cover
+    rows[12] = weather.fog_distance, weather.murk, weather.wet, weather.puddles
+    rows[13] = weather.overcast, len(beams), 1 - weather.day / NIGHT if night else 0, 0
+    rows[14] = *ground.origin, 1 / ground.resolution, ground.outside
+    rows[15, :3] = 255 * np.minimum(direct / max(float(direct.max()), 1e-6), 1)
+    for row, beam in zip(rows[16:], beams, strict=False):
+        row[:] = beam
+    return rows
