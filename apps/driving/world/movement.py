@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.driving.world.collisions import FixedIndex, resolve
+from apps.driving.world.errors import SimulationError
 from apps.driving.world.geometry import Boxes
 from apps.driving.world.poses import Poses
 from apps.driving.world.sensors import Collision
@@ -32,7 +33,13 @@ class Movement:
         self._props = None
 
     def populate(self, traffic: int, walkers: int) -> None:
-        """This world's own vehicles and walkers."""
+        """This world's own vehicles and walkers, as many of them as there is room for."""
+        world = self._world
+        for person, pose in world.walkers.populate(walkers):
+            try:
+                world.walkers.wander(world.spawn(person.id, {}, pose).id)
+            except SimulationError:
+                continue  # somebody stands there already
 
     def step(self, delta: float) -> list[Collision]:
         """``delta`` seconds on; who met whom."""
@@ -42,8 +49,7 @@ class Movement:
         world.vehicles.drive(delta)
         world.bodies.apply_forces(delta)
         world.fleet.step(delta)
-        if world.walkers is not None:
-            world.walkers.step(delta)
+        world.walkers.step(delta)
         met = resolve(world.fleet, world.walkers, *self._obstacles())
         return [
             Collision(world.actor(c.id), world.met(c.other, c.tag), c.impulse)
@@ -78,9 +84,10 @@ class Movement:
             found[1, 2] = fleet.yaw_rate[row]
             found[2] = fleet.ax[row], fleet.ay[row], fleet.az[row]
         elif actor.kind == "walker":
-            walkers = world.walkers
-            row = walkers.row(actor_id)
-            found[0, :2] = walkers.vx[row], walkers.vy[row]
+            walkers, row = world.walkers, world.walkers.row(actor_id)
+            found[0] = walkers.vx[row], walkers.vy[row], walkers.vz[row]
+            found[1, 2] = walkers.yaw_rate[row]
+            found[2] = walkers.ax[row], walkers.ay[row], walkers.az[row]
         return found
 
     def place(self, poses: Poses) -> None:
@@ -106,8 +113,7 @@ class Movement:
         world, row_of = self._world, poses.row_of
         self._indexed = poses
         self._cars = np.array([row_of[int(i)] for i in world.fleet.ids], np.int64)
-        people = () if world.walkers is None else world.walkers.ids
-        self._people = np.array([row_of[int(i)] for i in people], np.int64)
+        self._people = np.array([row_of[int(i)] for i in world.walkers.ids], np.int64)
         self._lights = np.array([row_of[i] for i in world.signals.light_ids], np.int64)
         self._light_ids = np.array([*world.signals.light_ids, 0], np.uint32)
         for actor_id, sign in world.signals.sign_of.items():
@@ -144,8 +150,13 @@ class Movement:
         walkers, at = self._world.walkers, self._people
         if not len(at):
             return
-        rows["velocity"][at, 0] = walkers.vx
-        rows["velocity"][at, 1] = walkers.vy
+        rows["velocity"][at] = np.column_stack([walkers.vx, walkers.vy, walkers.vz])
+        rows["angular_velocity"][at, 2] = walkers.yaw_rate
+        rows["acceleration"][at] = np.column_stack([walkers.ax, walkers.ay, walkers.az])
+        rows["walker_direction"][at, 0] = walkers.direction_x
+        rows["walker_direction"][at, 1] = walkers.direction_y
+        rows["walker_speed"][at] = walkers.speed
+        rows["walker_jump"][at] = walkers.jump
 
     def _fill_lights(self, rows: np.ndarray) -> None:
         lights, at = self._world.lights, self._lights

@@ -33,11 +33,11 @@ class People:
         self._world.walkers.set_control(actor_id, along, min(max(speed, 0.0), FASTEST), bool(jump))
 
     def set_state(self, actor_id: int, transform: Sequence[float], speed: float) -> None:
-        """Where the client's navigation has put a walker, and how fast it walks there."""
-        self._walker(actor_id)
+        """Where the client's navigation has put a walker's feet, and how fast it walks there."""
+        tall = self._walker(actor_id).box.half[2]
         pose = place("the transform", transform)
         finite("the speed", speed)
-        self._world.walkers.place(actor_id, pose)
+        self._world.walkers.place(actor_id, pose._replace(z=pose.z + tall))
         yaw = math.radians(pose.yaw)
         self.apply_control(actor_id, (math.cos(yaw), math.sin(yaw), 0.0), speed, False)
         self._world.moved()

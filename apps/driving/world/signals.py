@@ -13,6 +13,7 @@ from apps.driving.world.tags import Tag
 
 if TYPE_CHECKING:
     from apps.driving.world.simulation import World
+    from apps.driving.world.surroundings import Surrounding
 
 RED, YELLOW, GREEN, OFF, UNKNOWN = range(5)
 """``carla.TrafficLightState``."""
@@ -97,6 +98,11 @@ class Signals:
     def group(self, actor_id: int) -> list[int]:
         """Ids of the lights of the same junction."""
         return [self.light_ids[i] for i in self._world.lights.group_of(self._light(actor_id))]
+
+    def light_boxes(self, actor_id: int) -> list[Surrounding]:
+        """The boxes of a light's heads."""
+        self._light(actor_id)
+        return self._world.surroundings.heads(self.sign_of[actor_id])
 
     def _light(self, actor_id: int) -> int:
         self._world.actor(actor_id)

@@ -46,13 +46,13 @@ from apps.driving.world.tags import Tag
 from apps.driving.world.town import Town
 from apps.driving.world.vehicle_calls import Vehicles
 from apps.driving.world.vehicles import Fleet
+from apps.driving.world.walkers import Walkers
 from apps.driving.world.weather import Weather
 
 try:  # until they are here
     from apps.driving.world.traffic import Traffic
-    from apps.driving.world.walkers import Walkers
 except ImportError:
-    Traffic = Walkers = None  # type: ignore[assignment,misc]
+    Traffic = None
 
 LONGEST = 1.0
 """s: one tick never stands for more, whatever the clock or a client says."""
@@ -105,7 +105,7 @@ class World:
         self._placed = False
         self.fleet = Fleet(self.weather.friction)
         self.lights = Lights(town.network.lights)
-        self.walkers: Any = Walkers and Walkers(town.network, self.seed)
+        self.walkers = Walkers(town.network, self.seed, self.fleet)
         self.traffic: Any = Traffic and Traffic(
             town.network, self.fleet, self.lights, town.network.signs, self.seed
         )

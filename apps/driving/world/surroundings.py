@@ -74,6 +74,11 @@ class Surroundings:
         rows = np.flatnonzero((boxes.tag == tag) | (tag == ANY))
         return [self._box(int(row)) for row in rows]
 
+    def heads(self, sign_id: str) -> list[Surrounding]:
+        """Heads of a traffic light, by its OpenDRIVE signal."""
+        rows = np.ravel(self._world.town.scenery.light_heads.get(sign_id, ()))
+        return [self._box(int(row)) for row in rows]
+
     def environment_objects(self, tag: int = ANY) -> list[Surrounding]:
         """The same; their ids are for ``enable_environment_objects``."""
         return self.level_boxes(tag)
