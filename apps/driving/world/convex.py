@@ -19,8 +19,8 @@ ON_LINE = 0.02
 """Metres: corners nearer to a cutting line lie on it, so that no thinner sliver is cut off."""
 WELD = 0.05
 """Metres: corners nearer to each other are one; nearer to an edge, they are on it."""
-THIN = 0.1
-"""Metres: pieces narrower than this are left out. Nobody of 0.3 m radius stands on them."""
+THIN = 0.05
+"""Metres: pieces narrower than this are left out, since welding would fold them."""
 SMALLEST = 0.02
 """Square metres: overlaps and pieces below this are ignored."""
 

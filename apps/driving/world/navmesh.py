@@ -118,7 +118,10 @@ def _checked(number: int, kind: str, polygon: np.ndarray) -> Polygon:
     name = f"area {number} ({kind})"
     if kind not in AREAS:
         raise DataError(f"{name}: unknown kind; known are {', '.join(AREAS)}")
-    points = np.asarray(polygon, dtype=float)
+    try:
+        points = np.asarray(polygon, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: corners must be numbers, (n, 2)") from None
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
         raise DataError(f"{name}: wants (n, 2) corners, n >= 3, got shape {points.shape}")
     if not np.isfinite(points).all() or np.abs(points).max() > _REACH_M:
@@ -128,12 +131,13 @@ def _checked(number: int, kind: str, polygon: np.ndarray) -> Polygon:
         corners.reverse()
     size = -area(corners)
     ahead = np.roll(corners, -1, axis=0) - corners
-    turn = ahead[:, 0] * np.roll(ahead[:, 1], -1) - ahead[:, 1] * np.roll(ahead[:, 0], -1)
-    length = np.hypot(*ahead.T)
-    # How far the next corner lies on the wrong side of each edge's line, in metres.
-    dent = turn / np.maximum(length, 1e-9)
-    way = np.arctan2(turn, (ahead * np.roll(ahead, -1, axis=0)).sum(1))[length > 1e-9]
-    if size < 1e-4 or dent.max() > 1e-3 or abs(way.sum()) > 2 * np.pi + 0.1:
+    beyond = np.roll(ahead, -1, axis=0)
+    turn = ahead[:, 0] * beyond[:, 1] - ahead[:, 1] * beyond[:, 0]
+    # How far each corner lies inside the line between the corners beside it, in metres, and how
+    # often the edge turns around: a star turns twice.
+    dent = turn / np.maximum(np.hypot(*(ahead + beyond).T), 1e-9)
+    turns = abs(np.arctan2(turn, (ahead * beyond).sum(1)).sum()) / (2 * np.pi)
+    if size < 1e-4 or dent.max() > 1e-3 or turns > 1.1:
         raise DataError(f"{name}: not a convex polygon; give its corners in order, without dents")
     return corners
 

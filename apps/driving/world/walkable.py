@@ -31,8 +31,8 @@ CHORD_M = 0.1
 """How far a chord may lie from a curve. Walkers' paths follow the chords."""
 CROSSING_M = 3.0
 """Width of a crossing where no crosswalk is marked."""
-JOINT_M = 2.0
-"""Width of what joins two pavements; longer gaps than 2.6 m count as crossings."""
+JOINT_M = 1.2
+"""Width of what joins two ends of pavements; gaps longer than 2.6 m count as crossings."""
 STRIP_M = 2.0
 """Width of the strip along roads without sidewalk lanes."""
 
@@ -57,8 +57,9 @@ def walkable_areas(
     ]
     pavements = [polygon for kind, _, polygon in found if kind == "sidewalk"]
     areas: list[Area] = [("sidewalk", polygon) for polygon in pavements]
-    areas += [("crosswalk", _hull(outline)) for outline in crosswalks]
-    areas += _joints(footways, pavements)
+    marked = [hull for hull in map(_hull, crosswalks) if len(hull)]
+    areas += [("crosswalk", hull) for hull in marked]
+    areas += _joints(footways, pavements, marked)
     # Lanes within junctions overlap each other and come last: what they add is cut to pieces.
     areas += [("road", p) for kind, inside, p in found if kind == "road" and not inside]
     areas += [("road", p) for kind, inside, p in found if kind == "road" and inside]
@@ -141,7 +142,9 @@ def _kind(lane_type: str) -> str:
     return "road" if lane_type.lower() in _ROADWAY else ""
 
 
-def _joints(footways: Footways, pavements: Sequence[np.ndarray]) -> Iterator[Area]:
+def _joints(
+    footways: Footways, pavements: Sequence[np.ndarray], marked: Sequence[np.ndarray]
+) -> Iterator[Area]:
     """Quads along the footway graph's edges that leave the pavements. They reach 0.5 m past their
     ends, so that they meet what they join at an angle too."""
     if not len(footways.edges):
@@ -151,13 +154,14 @@ def _joints(footways: Footways, pavements: Sequence[np.ndarray]) -> Iterator[Are
     inside = np.ones(len(a), bool)
     for part in np.linspace(0.0, 1.0, 7):
         inside &= _covered(a + (b - a) * part, pavements)
+    crossing = footways.crossing | _covered(a, marked) | _covered(b, marked)
     for k in np.flatnonzero((footways.crossing | ~inside) & (length > 0.05)).tolist():
         along = (b[k] - a[k]) / length[k]
         aside = np.array([-along[1], along[0]])
-        short = not footways.crossing[k] and length[k] < 2.6
+        short = not crossing[k] and length[k] < 2.6
         half = aside * (JOINT_M if short else CROSSING_M) / 2
         start, end = a[k] - 0.5 * along, b[k] + 0.5 * along
-        corners = np.stack([start - half, end - half, end + half, start + half])
+        corners = np.stack([start + half, end + half, end - half, start - half])
         yield ("sidewalk" if short else "crosswalk"), corners
 
 
