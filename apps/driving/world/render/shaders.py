@@ -8,7 +8,7 @@ of its own from the fragment shader, and hidden ground costs nothing. Row 0 of t
 from __future__ import annotations
 
 from apps.driving.world.render.scene import FAR, NEAR, Style
-from apps.driving.world.render.shading import BEAM, BEAMS, NIGHT, WINDOW
+from apps.driving.world.render.shading import BEAM, BEAMS, WINDOW
 from apps.driving.world.render.textures import FROM, NOISE
 
 FRAME = 16 + BEAMS
@@ -27,7 +27,6 @@ uniform vec4 frame[{FRAME}];
 #define MEAN_AMBIENT frame[5].w
 #define DIRECT frame[6].xyz
 #define SUN frame[7].xyz
-#define NIGHT_NOW (frame[7].w < {NIGHT})
 #define ZENITH frame[8].xyz
 #define HORIZON frame[9].xyz
 #define FOG frame[10].xyz
@@ -41,7 +40,6 @@ uniform vec4 frame[{FRAME}];
 #define OVERCAST frame[13].x
 #define BEAM_COUNT int(frame[13].y)
 #define NIGHT_LIGHT frame[13].z
-#define SHADED (frame[13].w > 0.5)
 #define ORIGIN frame[14].xy
 #define PER_METRE frame[14].z
 #define OUTSIDE frame[14].w
@@ -144,18 +142,23 @@ vec3 facade(vec3 rgb, float key) {{
     if (!glass || size.x <= 3.0 || size.y <= 2.2) return rgb;
     float wave = sin(pane.x * 12.9898 + pane.y * 78.233 + key * 3.77) * 437.585;
     float chance = abs(wave - trunc(wave));
-    if (NIGHT_NOW)
-        return chance < 0.33 ? vec3(236.0, 198.0, 132.0) * (0.55 + chance) : rgb * 0.5;
+#ifdef DARK
+    return chance < 0.33 ? vec3(236.0, 198.0, 132.0) * (0.55 + chance) : rgb * 0.5;
+#else
     return mix(rgb * 0.38, 0.55 * ZENITH, 0.25 + 0.35 * chance);
+#endif
 }}
 vec3 body(vec3 rgb) {{
     vec2 q = place / half_face;
     if (q.y < -0.62) rgb *= 0.45;
     bool lamp = abs(q.x) > 0.62 && abs(q.x) < 0.95 && abs(q.y - 0.25) < 0.3;
     if (!lamp || what.w > 1) return rgb;
-    vec3 shine = what.w == 0 ? vec3(250.0, 246.0, 228.0)
-               : NIGHT_NOW ? vec3(226.0, 34.0, 28.0) : vec3(150.0, 22.0, 20.0);
-    return shine * (NIGHT_NOW ? 1.0 : MEAN_AMBIENT + 0.3);
+#ifdef DARK
+    return what.w == 0 ? vec3(250.0, 246.0, 228.0) : vec3(226.0, 34.0, 28.0);
+#else
+    vec3 shine = what.w == 0 ? vec3(250.0, 246.0, 228.0) : vec3(150.0, 22.0, 20.0);
+    return shine * (MEAN_AMBIENT + 0.3);
+#endif
 }}
 vec3 cabin(vec3 rgb) {{
     vec2 q = place / half_face;
@@ -183,13 +186,19 @@ void main() {{
 #ifdef RGB
     float key = float(what.y % 97);
     rgb = base * light * min(0.8 + at.z * (0.2 / 1.5), 1.0);
-    if (NIGHT_NOW) rgb += base * lamps(at) * LAMPLIGHT;
+#ifdef DARK
+    rgb += base * lamps(at) * LAMPLIGHT;
+#endif
+#ifdef HOUSES
     if (what.z == {int(Style.FACADE)}) rgb = facade(rgb, key);
-    else if (what.z == {int(Style.BODY)}) rgb = body(rgb);
+#endif
+#ifdef PARTS
+    if (what.z == {int(Style.BODY)}) rgb = body(rgb);
     else if (what.z == {int(Style.CABIN)}) rgb = cabin(rgb);
     else if (what.z == {int(Style.SIGNAL)}) rgb = signal();
     else if (what.z == {int(Style.LEAVES)})
         rgb *= 0.72 + 0.5 * noise_at(vec2(place.x * 34.0 + key * 57.0, place.y * 34.0));
+#endif
     rgb = misty(rgb, t);
 #endif
     emit(rgb, t, uint(what.x), uint(what.y));
@@ -241,21 +250,23 @@ void main() {{
     else if (inside && t >= {FROM[0]}) look = texelFetch(coarse, cell / 4, 0);
     rgb = look.rgb * 255.0;
     float sunny = max(SUN.z, 0.0);
-    if (SHADED) sunny *= 1.0 - texelFetch(shadow, ivec2(gl_FragCoord.xy), 0).r;
+#ifdef SHADOWS
+    sunny *= 1.0 - texelFetch(shadow, ivec2(gl_FragCoord.xy), 0).r;
+#endif
     vec3 lit = AMBIENT + DIRECT * sunny;
-    if (NIGHT_NOW) lit += LAMPLIGHT * lamps(vec3(at, 0.0));
+#ifdef DARK
+    lit += LAMPLIGHT * lamps(vec3(at, 0.0));
+#endif
     rgb *= lit;
-    if (WET > 0.0) {{
-        float film = look.a * WET;
-        float grazing = exp(-9.0 * abs(HEIGHT) * w);
-        float mirror = film * (0.06 + 0.6 * grazing);
-        if (PUDDLES > 0.0) {{
-            float hollow = noise_at(at * 14.0);
-            float depth = clamp((hollow - (1.0 - 0.55 * PUDDLES)) * 12.0, 0.0, 1.0) * look.a;
-            mirror += depth * (0.9 - mirror) * (0.25 + 0.75 * grazing);
-        }}
-        rgb = mix(rgb * (1.0 - 0.42 * film), 0.6 * HORIZON + 0.4 * ZENITH, mirror);
-    }}
+#ifdef SOAKED
+    float film = look.a * WET;
+    float grazing = exp(-9.0 * abs(HEIGHT) * w);
+    float mirror = film * (0.06 + 0.6 * grazing);
+    float hollow = noise_at(at * 14.0) - (1.0 - 0.55 * PUDDLES);
+    float depth = clamp(hollow * 12.0, 0.0, 1.0) * look.a * sign(PUDDLES);
+    mirror += depth * (0.9 - mirror) * (0.25 + 0.75 * grazing);
+    rgb = mix(rgb * (1.0 - 0.42 * film), 0.6 * HORIZON + 0.4 * ZENITH, mirror);
+#endif
     rgb = misty(rgb, t);
 #endif
     emit(rgb, t, tag, 0u);
@@ -334,6 +345,9 @@ void main() {
 """
 
 
-def coloured(source: str, rgb: bool) -> str:
-    """A fragment shader with or without its colours."""
-    return source.replace("#version 330\n", "#version 330\n#define RGB\n", 1) if rgb else source
+def variant(source: str, traits: tuple[str, ...]) -> str:
+    """A shader with ``traits`` defined: RGB; DARK, SOAKED, SHADOWS;
+    HOUSES or PARTS for the styles of boxes. llvmpipe runs both sides of a
+    branch on every pixel, so what a frame does not need is left out of its program."""
+    lines = "".join(f"#define {name}\n" for name in traits)
+    return source.replace("#version 330\n", "#version 330\n" + lines, 1)
