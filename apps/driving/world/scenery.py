@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from apps.driving.world.geometry import Boxes
 from apps.driving.world.ground import FAST, Ground, Material
+from apps.driving.world.raster import ramp
 from apps.driving.world.roads import Roads
 from apps.driving.world.tags import Tag
 
@@ -131,7 +133,9 @@ class _Site:
             some = ground.cells[row * step : (row + 1) * step, : width * step]
             highest = some.max(0).reshape(width, step).max(1)
             self.used[row] = highest >> 4 != Material.GRASS
-        self.used[self._at(_between(network.sidewalk))] = True  # people walk there, paved or not
+        walks = _between(network.sidewalk)
+        self.used[self._at(walks)] = True  # people walk there, paved or not
+        self.walks = cKDTree(walks if len(walks) else np.full((1, 2), np.inf))
         self.clear = ndimage.distance_transform_edt(~self.used) * self.pitch
 
     def _at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,22 +169,35 @@ class _Site:
         """Whether points (..., 2) lie on a road."""
         return np.isin(self.ground.material(xy), _CARRIAGEWAY)
 
-    def beside_road(self, xy: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """``xy``, or the first place to its right (then left) that is 0.5 m off the road."""
-        for direction in (right, -right):
-            tried = xy + direction * np.arange(0, 15, 0.25)[:, None]
-            free = np.flatnonzero(~self.on_carriageway(tried))
-            if len(free):
-                found: np.ndarray = tried[free[0]] + direction * (0.5 if free[0] else 0.0)
-                return found
-        return xy
+    def stand(self, xy: np.ndarray, travel: float) -> np.ndarray | None:
+        """The place nearest to ``xy`` (2) for a post: 0.6 m off the road, 0.5 m off every walk.
+
+        Searched to 25 m on either side of the traffic's direction and 2 m along it."""
+        ahead = np.array([np.cos(travel), np.sin(travel)])
+        right = np.array([-ahead[1], ahead[0]])
+        across, along = np.arange(-25.0, 25.1, 0.25), np.arange(-2.0, 2.1, 0.5)
+        u, v = (w.ravel()[:, None] for w in np.meshgrid(along, across))
+        tried = xy + ahead * u + right * v
+        turn = np.arange(8) * np.pi / 4
+        around = 0.6 * np.stack([np.cos(turn), np.sin(turn)], 1)
+        free = ~self.on_carriageway(tried[:, None] + around).any(1)
+        rows = np.flatnonzero(free)
+        rows = rows[np.argsort((np.abs(v) + np.abs(u) + 0.1 * (v < 0))[rows, 0], kind="stable")]
+        rows = rows[self.off_walks(tried[rows]) > 0.5]
+        return tried[rows[0]] if len(rows) else None
+
+    def off_walks(self, xy: np.ndarray) -> np.ndarray:
+        """Metres (...) from points (..., 2) to the nearest line that people walk along."""
+        found: np.ndarray = self.walks.query(xy)[0]
+        return found
 
 
 def _between(walks: Footways) -> np.ndarray:
-    """Points (n, 2) every 0.8 m or so along the edges of the graph of walks."""
+    """Points (n, 2) at most 0.5 m apart along the edges of the graph of walks."""
     a, b = walks.nodes[walks.edges[:, 0]], walks.nodes[walks.edges[:, 1]]
-    share = np.linspace(0, 1, 8)[:, None, None]
-    points: np.ndarray = (a + (b - a) * share).reshape(-1, 2)
+    count = np.ceil(np.hypot(*(b - a).T) * 2).astype(np.int64) + 1
+    share = (ramp(count) / np.repeat(np.maximum(count - 1, 1), count))[:, None]
+    points: np.ndarray = np.repeat(a, count, 0) + np.repeat(b - a, count, 0) * share
     return points
 
 
@@ -243,9 +260,13 @@ def _traffic_light(stock: _Stock, site: _Site, network: Network, light: LightSit
     travel = float(np.radians(light.heading))
     ahead = np.array([np.cos(travel), np.sin(travel)])
     right = np.array([-ahead[1], ahead[0]])
-    xy = site.beside_road(np.array([light.transform.x, light.transform.y]), right)
+    given = np.array([light.transform.x, light.transform.y])
     stock.begin()
     own = stock.owned.setdefault(light.sign_id, [])
+    xy = site.stand(given, travel)
+    if xy is None:  # in the middle of a wide junction: it hangs from a wire
+        _head(stock, light.sign_id, given, 5.5, travel)
+        return
     own.append(stock.add((*xy, 3.0), (0.09, 0.09, 3.0), travel, Tag.POLES, _METAL))
     _head(stock, light.sign_id, xy - ahead * 0.25, 3.2, travel)
     if not len(light.stop_nodes):
@@ -254,45 +275,50 @@ def _traffic_light(stock: _Stock, site: _Site, network: Network, light: LightSit
     reach = float(np.clip((stop - xy) @ right, -7.0, 7.0))
     if abs(reach) > 1.0:
         arm = xy + right * reach / 2
-        own.append(stock.add((*arm, 5.9), (0.06, abs(reach) / 2, 0.06), travel, Tag.POLES, _METAL))
+        half = (0.06, abs(reach) / 2, 0.06)
+        own.append(stock.add((*arm, 5.9), half, travel, Tag.POLES, _METAL))
         _head(stock, light.sign_id, xy + right * reach - ahead * 0.22, 5.5, travel)
     if (xy - stop) @ ahead < 6.0:
-        far = _beyond(site, network, light, stop, ahead)
+        far = _beyond(site, network, light, stop)
+        far = None if far is None else site.stand(far, travel)
         if far is not None:
-            far = site.beside_road(far, right)
             own.append(stock.add((*far, 1.9), (0.07, 0.07, 1.9), travel, Tag.POLES, _METAL))
             _head(stock, light.sign_id, far - ahead * 0.25, 3.2, travel)
 
 
-def _beyond(
-    site: _Site, network: Network, light: LightSite, stop: np.ndarray, ahead: np.ndarray
-) -> np.ndarray | None:
+def _beyond(site: _Site, network: Network, light: LightSite, stop: np.ndarray) -> np.ndarray | None:
     """Where (2) the way straight on leaves the junction, or else where the road ahead ends."""
-    travel, node = np.radians(light.heading), int(light.stop_nodes[0])
-    for _ in range(60):
-        ways = network.next.of(node)
-        if not len(ways):
-            break
-        node = int(ways[np.argmin(np.abs(np.sin((network.yaw_rad[ways] - travel) / 2)))])
-        if network.junction[node] == -1:
-            if np.cos(network.yaw_rad[node] - travel) > 0.8:
-                place: np.ndarray = network.position[node].copy()
-                return place
-            break
-    line = stop + ahead * np.arange(4.0, 60.0, 0.5)[:, None]
+    travel = np.radians(light.heading)
+    for node in light.stop_nodes:
+        for _ in range(60):
+            ways = network.next.of(node)
+            ways = ways[network.turn[ways] == 0]
+            if not len(ways):
+                break
+            node = int(ways[0])
+            if network.junction[node] == -1:
+                if np.cos(network.yaw_rad[node] - travel) > 0.8:
+                    half = network.width[node] / 2 * np.array([-np.sin(travel), np.cos(travel)])
+                    beside: np.ndarray = network.position[node] + half
+                    return beside
+                break
+    line = stop + np.array([np.cos(travel), np.sin(travel)]) * np.arange(4.0, 60.0, 0.5)[:, None]
     off = np.flatnonzero(~site.on_carriageway(line))
-    return line[off[0]] + ahead * 0.6 if len(off) else None
+    return line[off[0]] if len(off) else None
 
 
 def _sign(stock: _Stock, site: _Site, sign: SignSite) -> None:
-    """A post with a plate at 2.3 m that looks against the traffic it is for."""
+    """A post with a plate at 2.3 m that looks against the traffic it is for; amid a road of more
+    than 25 m on either side the plate hangs at 6 m, without a post."""
     travel = float(np.radians(sign.heading))
     ahead = np.array([np.cos(travel), np.sin(travel)])
-    right = np.array([-ahead[1], ahead[0]])
-    xy = site.beside_road(np.array([sign.transform.x, sign.transform.y]), right)
+    given = np.array([sign.transform.x, sign.transform.y])
+    xy = site.stand(given, travel)
     stock.begin()
     rows = stock.owned.setdefault(sign.sign_id, [])
-    rows.append(stock.add((*xy, 1.3), (0.04, 0.04, 1.3), travel, Tag.POLES, _METAL))
+    if xy is not None:
+        rows.append(stock.add((*xy, 1.3), (0.04, 0.04, 1.3), travel, Tag.POLES, _METAL))
+    z, xy = (6.0, given) if xy is None else (2.3, xy)
     outer, inner = {
         "stop": ((186, 22, 30), (236, 236, 232)),
         "yield": ((196, 26, 32), (240, 240, 236)),
@@ -300,8 +326,8 @@ def _sign(stock: _Stock, site: _Site, sign: SignSite) -> None:
     size = 0.38 if sign.kind == "stop" else 0.34
     inside = (0.28, 0.07) if sign.kind == "stop" else (0.24, 0.24)
     plate, face = xy - ahead * 0.06, xy - ahead * 0.09
-    rows.append(stock.add((*plate, 2.3), (0.015, size, size), travel, Tag.TRAFFIC_SIGNS, outer))
-    rows.append(stock.add((*face, 2.3), (0.01, *inside), travel, Tag.TRAFFIC_SIGNS, inner))
+    rows.append(stock.add((*plate, z), (0.015, size, size), travel, Tag.TRAFFIC_SIGNS, outer))
+    rows.append(stock.add((*face, z), (0.01, *inside), travel, Tag.TRAFFIC_SIGNS, inner))
 
 
 def _street_lamps(stock: _Stock, site: _Site, side: _Side) -> None:
@@ -309,7 +335,8 @@ def _street_lamps(stock: _Stock, site: _Site, side: _Side) -> None:
     for i in side.every(30.0, 0.25 if side.left else 0.75):
         out, yaw = side.out[i], float(side.yaw[i])
         xy = side.kerb[i] + out * (0.5 if side.paved else 1.0)
-        if site.on_carriageway(xy) or site.on_carriageway(xy + out * 0.4):
+        near = site.on_carriageway(xy + out * np.array([[-0.2], [0.0], [0.4]]))
+        if near.any() or site.off_walks(xy) < 0.5:
             continue
         stock.begin()
         stock.add((*xy, 3.6), (0.08, 0.08, 3.6), yaw, Tag.POLES, _METAL)
@@ -323,7 +350,8 @@ def _guard_rails(stock: _Stock, site: _Site, side: _Side) -> None:
     if side.paved:
         return
     line = side.edge + side.out * 0.6
-    free = ~(site.on_carriageway(line) | site.on_carriageway(line + side.out * 0.5))
+    beyond = np.stack([line, line + side.out * 0.5])
+    free = (site.ground.material(beyond) == Material.GRASS).all(0)
     first = 0
     while first < len(line) - 1:
         last = first
@@ -386,7 +414,8 @@ def _centre(xy: np.ndarray) -> np.ndarray:
 
 def _tree(stock: _Stock, xy: np.ndarray, size: float, rng: np.random.Generator) -> None:
     """A trunk and a crown; ``size`` 1 is 5.5 m high."""
-    trunk, crown, yaw = 0.9 * size, 1.6 * size, float(rng.uniform(0, np.pi / 2))
+    trunk = max(0.9 * size, 1.15)  # half: crowns begin at 2.3 m, above whoever walks under them
+    crown, yaw = 1.6 * size, float(rng.uniform(0, np.pi / 2))
     green = np.array([52, 84, 38]) + rng.integers(-14, 15) + np.array([1, 0, 0]) * rng.integers(20)
     stock.begin()
     stock.add((*xy, trunk), (0.15 * size, 0.15 * size, trunk), yaw, Tag.VEGETATION, _WOOD)
@@ -399,8 +428,8 @@ def _greenery(stock: _Stock, site: _Site, side: _Side, rng: np.random.Generator)
     for i in side.every(9.0):
         out, yaw, kind = side.out[i], float(side.yaw[i]), rng.random()
         if kind < 0.55:
-            size = rng.uniform(0.7, 1.3)
-            xy = side.edge[i] + out * (rng.uniform(2.2, 3.2) + (3.0 if side.fast else 0.0))
+            size = rng.uniform(0.7, 1.15)  # a crown of 2.6 m to its corners stays off the road
+            xy = side.edge[i] + out * (rng.uniform(2.8, 3.4) + (3.0 if side.fast else 0.0))
             if site.take(xy, yaw, (1.0, 1.0), 1.0):
                 _tree(stock, xy, size, rng)
         elif kind < 0.75 and not side.fast:
