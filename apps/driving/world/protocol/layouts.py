@@ -61,16 +61,8 @@ class SimulationState(IntFlag):
     PENDING_LIGHT_UPDATE = 2
 
 
-#: A lidar's point: x, y, z in m in the sensor's frame, and the intensity left of 1.
-LIDAR_POINT = np.dtype([("xyz", "<f4", 3), ("intensity", "<f4")])
-#: A semantic lidar's point: place, cosine of the incidence angle, actor id, semantic tag.
-SEMANTIC_LIDAR_POINT = np.dtype(
-    [("xyz", "<f4", 3), ("cosine", "<f4"), ("object", "<u4"), ("tag", "<u4")]
-)
-#: A radar's detection: velocity towards the sensor m/s, azimuth and altitude in radians, depth m.
-RADAR_DETECTION = np.dtype(
-    [("velocity", "<f4"), ("azimuth", "<f4"), ("altitude", "<f4"), ("depth", "<f4")]
-)
+#: A semantic lidar's point: place (3 f32), cosine of incidence (f32), actor id (u32), tag (u32).
+SEMANTIC_POINT_BYTES = 24
 
 _SENSOR_HEADER = struct.Struct("<QQd6f")
 _EPISODE_HEADER = struct.Struct("<Qdf3iI")
@@ -124,28 +116,28 @@ def image(width: int, height: int, fov: float, bgra: bytes) -> bytes:
     return _IMAGE_HEADER.pack(width, height, fov) + bgra
 
 
-def _point_cloud(angle_deg: float, counts: np.ndarray, points: bytes) -> bytes:
+def _point_cloud(angle: float, counts: np.ndarray, points: bytes) -> bytes:
     # The header is an array of u32, whose first word holds the bits of a float.
-    return struct.pack("<fI", angle_deg, len(counts)) + counts.astype("<u4").tobytes() + points
+    return struct.pack("<fI", angle, len(counts)) + counts.astype("<u4").tobytes() + points
 
 
-def lidar(angle_deg: float, counts: np.ndarray, points: np.ndarray) -> bytes:
-    """A sweep that ended at ``angle_deg``: points (n, 4) float32 x, y, z, intensity.
+def lidar(angle: float, counts: np.ndarray, points: np.ndarray) -> bytes:
+    """A sweep that ended at ``angle`` (radians): points (n, 4) float32 x, y, z, intensity.
 
     They are ordered by channel; ``counts`` (channels) says how many each has. ValueError when they
     do not add up: the client would read past the end.
     """
     points = np.ascontiguousarray(points, "<f4").reshape(-1, 4)
     _check_counts(counts, len(points))
-    return _point_cloud(angle_deg, counts, points.tobytes())
+    return _point_cloud(angle, counts, points.tobytes())
 
 
-def semantic_lidar(angle_deg: float, counts: np.ndarray, points: np.ndarray) -> bytes:
-    """As ``lidar``, with (n) ``SEMANTIC_LIDAR_POINT`` rows."""
-    if points.dtype != SEMANTIC_LIDAR_POINT:
-        raise TypeError(f"points need the dtype SEMANTIC_LIDAR_POINT, got {points.dtype}")
+def semantic_lidar(angle: float, counts: np.ndarray, points: np.ndarray) -> bytes:
+    """As ``lidar``, with (n) rows of ``SEMANTIC_POINT_BYTES``."""
+    if points.dtype.itemsize != SEMANTIC_POINT_BYTES:
+        raise TypeError(f"points need {SEMANTIC_POINT_BYTES} bytes each, got {points.dtype}")
     _check_counts(counts, len(points))
-    return _point_cloud(angle_deg, counts, points.tobytes())
+    return _point_cloud(angle, counts, points.tobytes())
 
 
 def _check_counts(counts: np.ndarray, points: int) -> None:

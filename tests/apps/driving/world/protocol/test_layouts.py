@@ -11,6 +11,7 @@ import pytest
 from apps.driving.world.geometry import Transform
 from apps.driving.world.protocol import layouts
 from apps.driving.world.protocol.layouts import SensorType, SimulationState
+from apps.driving.world.sensors import SEMANTIC_POINT
 from apps.driving.world.snapshot import ROW, blank
 
 PLACE = Transform(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
@@ -83,11 +84,11 @@ def test_lidar_may_be_empty():
 
 
 def test_semantic_lidar_points_are_24_bytes():
-    points = np.zeros(1, layouts.SEMANTIC_LIDAR_POINT)
-    points["xyz"], points["cosine"], points["object"], points["tag"] = (1, 2, 3), 0.5, 77, 14
+    points = np.zeros(1, SEMANTIC_POINT)
+    points["xyz"], points["cosine"], points["instance"], points["tag"] = (1, 2, 3), 0.5, 77, 14
     raw = layouts.semantic_lidar(1.0, np.array([1]), points)
     assert struct.unpack_from("<4fII", raw, 12) == (1, 2, 3, 0.5, 77, 14)
-    with pytest.raises(TypeError, match="SEMANTIC_LIDAR_POINT"):
+    with pytest.raises(TypeError, match="24 bytes"):
         layouts.semantic_lidar(1.0, np.array([1]), np.zeros((1, 4)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -160,19 +161,17 @@ def test_announcing_more_than_a_frame_may_hold_ends_when_it_has_come(port, monke
     client = Client(port)
     client.sock.sendall(b"\xc6" + struct.pack(">I", 0xFFFFFFFF))  # four gigabytes of bytes
     assert Client(port).call("echo", 1) == [1]
-    with pytest.raises((ConnectionError, EOFError)):
+    with contextlib.suppress(ConnectionError):
         for _ in range(100):
             client.sock.sendall(bytes(1 << 20))
-        client.receive()
+    assert client.closed()
 
 
 def test_oversize_frame_closes_that_connection_alone(port, monkeypatch):
     monkeypatch.setattr(rpc, "MAX_FRAME", 1 << 16)
     bystander, big = Client(port), Client(port)
-    try:
+    with contextlib.suppress(ConnectionError):
         big.sock.sendall(msgpack.packb([0, 1, "echo", [[False], b"x" * (1 << 20)]]))
-    except ConnectionError:
-        pass
     assert big.closed()
     assert bystander.call("echo", 1) == [1]
 
@@ -197,9 +196,10 @@ def test_client_that_reads_no_answers_is_not_read_from(port, calls):
     greedy.sock.settimeout(0.5)
     request = msgpack.packb([0, 1, "echo", [[False], b"x" * 100_000]])
     sent = 0
-    with pytest.raises(TimeoutError):
-        for sent in range(2000):  # 200 MB: far more than the sockets' buffers hold
+    with contextlib.suppress(TimeoutError):
+        while sent < 2000:  # 200 MB: far more than the sockets' buffers hold
             greedy.sock.sendall(request)
+            sent += 1
     assert sent < 1000
     answered = len(calls)
     assert Client(port).call("echo", 1) == [1]
