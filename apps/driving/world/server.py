@@ -342,6 +342,25 @@ def _folder(town: str | Path) -> Path | None:
     return None if str(town).startswith(PROCEDURAL) else Path(town).resolve().parent
 
 
+def survey(town: str | Path, seed: int = 0) -> dict[str, Any]:
+    """What is in a town; DataError or UsageError when it cannot be used."""
+    built = build_town(town, seed)
+    network = built.network
+    kinds = [sign.kind for sign in network.signs]
+    return {
+        "town": built.name,
+        "roads": len(built.roads.roads),
+        "lane_metres": round(float(network.length.sum())),
+        "spawn_points": len(network.spawn_points),
+        "traffic_lights": len(network.lights),
+        "stop_signs": kinds.count("stop"),
+        "yield_signs": kinds.count("yield"),
+        "speed_signs": kinds.count("speed_limit"),
+        "crosswalks": len(network.crosswalks),
+        "pieces_of_scenery": len(built.scenery.boxes),
+    }
+
+
 def run(
     town: str | Path,
     *,
