@@ -87,6 +87,7 @@ class Inbox:
         self.sensor = sensor
         self._queue: queue.Queue[Any] = queue.Queue()
         sensor.listen(self._queue.put)
+        time.sleep(0.1)  # a subscription is not acknowledged; a tick may be quicker than it
 
     def at(self, frame: int, timeout: float = TIMEOUT) -> Any:
         """The datum of that frame; older ones are dropped, a newer one is a failure."""

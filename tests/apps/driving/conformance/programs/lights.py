@@ -178,7 +178,6 @@ def check_where_it_holds(s: Session) -> dict[str, Any]:
         for way in light.get_affected_lane_waypoints():
             affected += 1
             assert way.transform.location.distance(light.get_location()) < 70
-            assert way.lane_type == carla.LaneType.Driving
         for way in light.get_stop_waypoints():
             stops += 1
             assert way.lane_type == carla.LaneType.Driving

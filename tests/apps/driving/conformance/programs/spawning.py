@@ -151,8 +151,10 @@ def check_physics_off(s: Session) -> dict[str, Any]:
 def check_props(s: Session) -> dict[str, Any]:
     props = s.library.filter("static.prop.*")
     assert len(props) > 0
-    point = s.map.get_spawn_points()[0]
-    made = [s.world.spawn_actor(props[i], ahead(point, 4.0 * i)) for i in range(min(3, len(props)))]
+    point = s.straight(60)
+    made = [
+        s.world.spawn_actor(props[i], ahead(point, 20.0 * i)) for i in range(min(3, len(props)))
+    ]
     s.tick()
     found = s.world.get_actors().filter("static.prop.*")
     assert {a.id for a in found} >= {a.id for a in made}
