@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import struct
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -302,3 +307,69 @@ def test_too_much_for_a_tile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(navmesh, "MOST_POLYGONS", 3)
     with pytest.raises(DataError, match="a tile holds 3 with"):
         navigation_mesh(STREET)
+
+
+ACROSS = (84.2, 262.0, 96.6, 262.0)
+"""Two places of Town01, one on each side of a street, 60 m from the nearest crossing: a roadway costs
+ten times its width (Navigation.cpp: AREA_ROAD_COST), which is less than the way around."""
+
+
+@pytest.fixture(scope="module")
+def walked(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What CARLA's own client makes of the file: navmesh_client.py in a process of its own, since
+    a bad file ends the client's process."""
+    pytest.importorskip("carla")
+    from apps.driving.world.server import serve
+
+    program = Path(__file__).with_name("navmesh_client.py")
+    cache = str(tmp_path_factory.mktemp("cache"))
+    with serve(samples / "Town01.xodr", synchronous=True) as port:
+        done = subprocess.run(
+            [sys.executable, str(program), str(port), *map(str, ACROSS)],
+            env=os.environ | {"CARLA_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, f"the client ended by {done.returncode}: {done.stderr[-2000:]}"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_carla_finds_random_places_on_pavements(town01_mesh: Mesh, walked: dict[str, Any]) -> None:
+    places = np.array(walked["random"])
+    inside = town01_mesh.depth(places) > -1e-3
+    assert inside[town01_mesh.area == 1].any(0).all()
+    assert np.ptp(places, axis=0).min() > 250
+    np.testing.assert_allclose(walked["height"], 0.0, atol=1e-6)
+    assert walked["same_seed"] == walked["random"]
+    assert walked["other_seed"] != walked["random"]
+
+
+def test_carlas_walkers_reach_their_goals(walked: dict[str, Any]) -> None:
+    for path, goal in zip(walked["paths"][:5], walked["goals"], strict=False):
+        assert np.hypot(*(np.array(path) - goal).T).min() < 1.5
+        assert np.hypot(*np.diff(path, axis=0).T).sum() > 0.9 * 1.5 * 40
+    slow = np.hypot(*np.diff(walked["paths"][5], axis=0).T) / 0.05
+    assert np.percentile(slow, 90) == pytest.approx(0.7, abs=0.05)
+    assert walked["gone"]
+
+
+def test_carlas_walkers_keep_to_what_they_may_walk_on(
+    town01_mesh: Mesh, walked: dict[str, Any]
+) -> None:
+    for path in walked["paths"][:7]:
+        inside = town01_mesh.depth(np.array(path)) > -0.1
+        assert inside[town01_mesh.area <= 2].any(0).all()
+
+
+def test_only_who_may_cross_crosses_a_roadway(town01_mesh: Mesh, walked: dict[str, Any]) -> None:
+    goal = np.array(ACROSS[2:])
+    ends = town01_mesh.depth(np.array(ACROSS).reshape(2, 2)) > 0
+    assert ends[town01_mesh.area == 1].any(0).all()
+    around, across = (np.array(path) for path in walked["paths"][6:])
+    arrived = [int(np.argmax(np.hypot(*(p - goal).T) < 1.5)) for p in (around, across)]
+    assert arrived[1] > 0
+    assert arrived[0] == 0  # on its way around, 140 m, when 40 s are over
+    on_road = town01_mesh.depth(across[: arrived[1]])[town01_mesh.area == 3] > 0.1
+    assert on_road.any(0).sum() > 60
