@@ -322,6 +322,37 @@ class Fleet:
         share = float(self._share(np.abs(self.speed))[r])
         return float(self.wheel[r]) * share * self.specs[r].max_steer
 
+    def pedals(self, rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Throttle and brake (k) that give vehicles ``rows`` accelerations ``wanted`` (k), m/s^2.
+
+        Exact for an engine whose damping is linear in the throttle; the clutch bends it a little.
+        """
+        pull = self._ratio[rows, np.maximum(self.gear[rows], 1) + 1] / self.radius[rows]
+        v = self.speed[rows]
+        low, clutch = self._torque[rows], self.clutch[rows]
+        at = np.minimum(np.maximum(pull * v, 0.0) * _BINS / self.limit[rows], _BINS - 1.0)
+        torque = low[np.arange(len(rows)), at.astype(np.int64)]
+        idle = self.engaged[rows] * clutch / (clutch + self.engaged[rows]) * pull * pull * v
+        full = self.full[rows] * clutch / (clutch + self.full[rows]) * pull * pull * v
+        drag = (self.wheel_drag[rows] + self.drag[rows] * np.abs(v)) * v
+        mass = self.mass[rows]
+        heavy = mass + self.moi[rows] * pull * pull + self.wheel_mass[rows]
+        roll = ROLLING * GRAVITY
+        force = (wanted + roll) * heavy + drag
+        throttle = (force + idle) / np.maximum(torque * pull + idle - full, 1.0)
+        brakes = (-wanted - roll - drag / heavy) * mass / np.maximum(self.brakes[rows], 1.0)
+        pressed = throttle < 0.0
+        return (
+            np.where(pressed, 0.0, np.minimum(throttle, 1.0)),
+            np.where(pressed, np.clip(brakes, 0.0, 1.0), 0.0),
+        )
+
+    def steering(self, rows: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+        """The steer command (k) for curvatures (k), 1/m, of the rear axle's path; right positive."""
+        most = self.lock * self._share(np.abs(self.speed))
+        steer: np.ndarray = np.clip(curvature / np.maximum(most[rows], 1e-6), -1.0, 1.0)
+        return steer
+
     def rpm(self, id: int) -> float:
         """Of the engine."""
         r = self._rows[id]

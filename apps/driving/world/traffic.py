@@ -1,0 +1,490 @@
+"""The world's own drivers: they follow lanes, keep distance, obey lights and signs, and yield.
+
+Following: the intelligent driver model (Treiber, Hennecke and Helbing, Phys. Rev. E 62, 2000, eqs.
+1-3) towards whatever is nearest on the way: any vehicle, walker or prop. Lights, signs, junctions
+and curves: the least braking that still obeys, as soon as it is no longer gentle. Steering: pure
+pursuit (Coulter, CMU-RI-TR-92-01, 1992) of the rear axle. Lane changes: MOBIL (Kesting, Treiber and
+Helbing, TRR 1999, 2007, eqs. 2 and 3). Junctions: ``rightofway``. Routes are random, from the seed.
+
+Deviates from IDM: drivers' desired speeds are spread over 85 to 105 % of the limit; braking is
+bounded by 8 m/s^2. From MOBIL: one change in 6 s, none near junctions. Of vehicles that are not
+managed only where they are and how fast is known, so a junction is entered when, at that speed, they
+will not be in the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from apps.driving.world.catalogue import VEHICLES, VehicleSpec
+from apps.driving.world.geometry import Transform
+from apps.driving.world.lights import Lights, State
+from apps.driving.world.rightofway import Junctions, Way
+from apps.driving.world.routes import HORIZON, Routes
+
+if TYPE_CHECKING:
+    from apps.driving.world.network import Network
+    from apps.driving.world.sites import SignSite
+    from apps.driving.world.vehicles import Fleet
+    from apps.driving.world.walkers import Walkers
+
+SALT = 0x74726166  # of this part's random draws
+
+# IDM: acceleration, comfortable and hardest braking (m/s^2), headway (s), gap at rest (m).
+ACCELERATION, COMFORT, HARDEST, HEADWAY, JAM = 2.0, 2.5, 8.0, 1.3, 2.5
+GENTLE = 1.5  # m/s^2: braking for a curve or a line begins when it needs this much
+STOP_BEFORE = 0.8  # m before a line
+BESIDE = 0.3  # m of air beside a vehicle that is passed
+LOST = 5.0  # m off its route a vehicle looks for a new one
+FORESIGHT = (0.0, 0.8, 1.6)  # s: where walkers are looked for
+GIVE_UP_YELLOW = 0.3  # s to spare, else yellow is obeyed
+STOPPED, AT_LINE = 0.2, 4.0  # m/s and m: a stop sign is obeyed
+POLITENESS, WORTH, SAFE = 0.2, 0.4, 3.0  # MOBIL's p, threshold and safe braking, m/s^2
+CHANGE_EVERY, CHANGE_CLEAR = 6.0, 40.0  # s between changes; m of road without a junction
+
+
+class Traffic:
+    """Writes throttle, brake and steer of the vehicles it manages, once a tick."""
+
+    def __init__(
+        self,
+        network: Network,
+        fleet: Fleet,
+        lights: Lights,
+        signs: Sequence[SignSite],
+        seed: int,
+        walkers: Walkers | None = None,
+    ) -> None:
+        self.network, self.fleet, self.lights, self.walkers = network, fleet, lights, walkers
+        self.ids: list[int] = []  # managed, in the order of ``manage``
+        self._rng = np.random.default_rng([seed, SALT])
+        self._routes = Routes(network, lights.sites, signs, self._rng)
+        self._junctions = Junctions(network)
+        self._eager = np.zeros(0)  # share of the limit that each likes to drive
+        self._changed = np.zeros(0)  # s when it last changed lanes
+        self._obeyed: dict[int, int] = {}  # vehicle -> the stop sign's node at which it stopped
+        self._now = 0.0
+        self._fleet_ids: np.ndarray | None = None
+        self._rows = np.zeros(0, np.int64)
+        self._turn = 0
+
+    def __contains__(self, id: int) -> bool:
+        return id in self.ids
+
+    def manage(self, id: int) -> None:
+        """Drives vehicle ``id`` from now on; KeyError if there is none."""
+        row = self.fleet.row(id)
+        if id in self.ids:
+            return
+        self.ids.append(id)
+        self._fleet_ids = None
+        fleet = self.fleet
+        self._routes.add(float(fleet.x[row]), float(fleet.y[row]), math.radians(fleet.yaw[row]))
+        self._eager = np.append(self._eager, self._rng.uniform(0.85, 1.05))
+        self._changed = np.append(self._changed, self._now)
+
+    def release(self, id: int) -> None:
+        """Lets a vehicle roll on as it is, or forgets one that is gone."""
+        if id not in self.ids:
+            return
+        i = self.ids.index(id)
+        del self.ids[i]
+        self._routes.remove(i)
+        self._eager, self._changed = np.delete(self._eager, i), np.delete(self._changed, i)
+        self._junctions.release(id)
+        self._obeyed.pop(id, None)
+        self._fleet_ids = None
+
+    def step(self, dt: float) -> None:
+        """Decides for the next ``dt`` seconds."""
+        self._now += dt
+        if not self.ids:
+            return
+        self._find_rows()
+        if not self.ids:
+            return
+        fleet, routes, rows = self.fleet, self._routes, self._rows
+        routes.advance(fleet.x[rows], fleet.y[rows])
+        lost = np.abs(routes.off) > LOST
+        for i in np.flatnonzero(lost).tolist():
+            r = rows[i]
+            routes.restart(i, float(fleet.x[r]), float(fleet.y[r]), math.radians(fleet.yaw[r]))
+            self._junctions.release(self.ids[i])
+        speed = fleet.speed[rows]
+        front = routes.own + fleet.half[rows, 0] + fleet.centre[rows, 0]
+        need, cruise = self._limits(speed)
+        gap, closing = self._leaders(rows, speed, front)
+        line = self._lines(rows, speed, front, gap, closing)
+        follow = _idm(speed, cruise, gap, closing)
+        stop = speed * speed / (2.0 * np.maximum(line, 0.05))
+        need = np.maximum(need, stop)
+        wanted = np.where(need > GENTLE, np.minimum(follow, -need), follow)
+        # Between gentle braking and none it neither brakes nor speeds up.
+        near = np.clip((GENTLE - need) / 0.5, 0.0, 1.0)
+        wanted = np.where(wanted > 0, wanted * near, wanted)
+        wanted = np.where(line < 0.3, np.minimum(wanted, -2.0), wanted)
+        self._drive(rows, np.maximum(wanted, -HARDEST), speed)
+        self._change_lanes(rows, speed, front, follow, cruise)
+
+    def _find_rows(self) -> None:
+        if self._fleet_ids is self.fleet.ids:
+            return
+        for id in [i for i in self.ids if i not in self.fleet]:
+            self.release(id)
+        self._rows = np.array([self.fleet.row(i) for i in self.ids], np.int64)
+        self._fleet_ids = self.fleet.ids
+
+    def _limits(self, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The braking (n) that limits and curves ahead ask for, and the speed to drive here."""
+        routes = self._routes
+        limit = routes.limit * self._eager[:, None]
+        ahead = routes.s - routes.own[:, None]
+        after = np.arange(HORIZON) < routes.count[:, None]
+        excess = speed[:, None] ** 2 - limit * limit
+        need = np.where((ahead > 0.0) & after, excess / (2.0 * np.maximum(ahead, 1.0)), 0.0).max(1)
+        here = limit[np.arange(len(routes)), routes.at]
+        return need, np.maximum(here, 0.1)
+
+    def _leaders(
+        self, rows: np.ndarray, speed: np.ndarray, front: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of the nearest thing on each way: the gap (m, inf) and how fast it closes (m/s)."""
+        fleet, routes = self.fleet, self._routes
+        px, py, vx, vy, wide, reach, owner = self._things()
+        reaches = 15.0 + speed * 1.5 + speed * speed / 5.0
+        dx = px[None, :, 1] - fleet.x[rows][:, None]
+        dy = py[None, :, 1] - fleet.y[rows][:, None]
+        near = dx * dx + dy * dy < (reaches[:, None] + reach[None]) ** 2
+        near &= owner[None] != rows[:, None]
+        gap, closing = np.full(len(rows), np.inf), np.zeros(len(rows))
+        i, j = np.nonzero(near)
+        if not len(i):
+            return gap, closing
+        # (pairs, 3 points, columns), nearest column to each point
+        ex = routes.x[i][:, None] - px[j][:, :, None]
+        ey = routes.y[i][:, None] - py[j][:, :, None]
+        away = ex * ex + ey * ey
+        column = np.argmin(away, 2)
+        pair = np.repeat(i[:, None], 3, 1)
+        heading = routes.heading[pair, column]
+        c, s = np.cos(heading), np.sin(heading)
+        qx, qy = px[j] - routes.x[pair, column], py[j] - routes.y[pair, column]
+        along, beside = qx * c + qy * s, qy * c - qx * s
+        at = routes.s[pair, column] + along
+        ends = (column == HORIZON - 1) & (along > 2.0)
+        half = np.minimum(fleet.half[rows, 1], 1.3)[i] + wide[j] + BESIDE
+        ahead = at - routes.own[i][:, None]
+        blocks = (np.abs(beside) < half[:, None]) & (ahead > 0.0) & (ahead < 130.0) & ~ends
+        # Of something across the way, its width lies along it.
+        turned = np.abs(np.sin(np.arctan2(vy, vx)[j][:, None] - heading))
+        room = at - front[i][:, None] - wide[j][:, None] * turned
+        room = np.where(blocks, np.maximum(room, 0.1), np.inf)
+        first = np.argmin(room, 1)
+        k = np.arange(len(i))
+        least = room[k, first]
+        away_speed = vx[j] * c[k, first] + vy[j] * s[k, first]
+        coming = speed[i] - np.maximum(away_speed, 0.0)
+        # What matters most is what asks for the hardest braking, not what is nearest.
+        rank = least + np.maximum(away_speed, 0.0) * 2.0
+        order = np.lexsort((rank, i))
+        order = order[np.isfinite(least[order])]
+        who, at_first = np.unique(i[order], return_index=True)
+        gap[who] = least[order][at_first]
+        closing[who] = coming[order][at_first]
+        return gap, closing
+
+    def _things(self) -> tuple[np.ndarray, ...]:
+        """All there is to hit: three points (m, 3), velocity, half width, reach, fleet row or -1."""
+        fleet = self.fleet
+        c, s = np.cos(np.radians(fleet.yaw)), np.sin(np.radians(fleet.yaw))
+        lengths = np.array([1.0, 0.0, -1.0])
+        middle_x, middle_y = fleet.box_centres()
+        long = fleet.half[:, 0, None] * lengths
+        px, py = middle_x[:, None] + long * c[:, None], middle_y[:, None] + long * s[:, None]
+        # A vehicle's heading, with a hair of speed, so that one at rest still has a direction.
+        hair = np.where(fleet.speed < -0.1, -1e-3, 1e-3)
+        vx, vy = fleet.vx + hair * c, fleet.vy + hair * s
+        wide, reach = np.minimum(fleet.half[:, 1], 1.3), fleet.half[:, 0]
+        owner = np.where(fleet.solid, np.arange(len(fleet)), -2)
+        parts = [(px, py, vx, vy, wide, reach, owner)]
+        if self.walkers is not None and len(self.walkers):
+            w, later = self.walkers, np.array(FORESIGHT)
+            parts.append(
+                (
+                    w.x[:, None] + w.vx[:, None] * later,
+                    w.y[:, None] + w.vy[:, None] * later,
+                    np.zeros(len(w)),
+                    np.zeros(len(w)),
+                    np.full(len(w), 0.3),
+                    np.full(len(w), 4.0),
+                    np.full(len(w), -1),
+                )
+            )
+        if not fleet.solid.all():
+            keep = fleet.solid
+            parts[0] = tuple(column[keep] for column in parts[0])
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+    def _lines(
+        self,
+        rows: np.ndarray,
+        speed: np.ndarray,
+        front: np.ndarray,
+        gap: np.ndarray,
+        closing: np.ndarray,
+    ) -> np.ndarray:
+        """m from each front to the line it must stop at; inf where there is none."""
+        routes, lights = self._routes, self.lights
+        n, columns = len(rows), np.arange(HORIZON)
+        index = np.arange(n)
+        # The line of column k lies between it and the next; past it by half a metre, one goes on.
+        edge = np.empty_like(routes.s)
+        edge[:, :-1], edge[:, -1] = 0.5 * (routes.s[:, :-1] + routes.s[:, 1:]), routes.s[:, -1]
+        ahead = edge - front[:, None]
+        open_ahead = ahead > -0.5
+        line = np.full(n, np.inf)
+        if len(lights):
+            state = lights.state[routes.light]
+            left = (lights.yellow - lights.elapsed)[routes.light] - GIVE_UP_YELLOW
+            late = ahead > speed[:, None] * left
+            shut = (state == State.RED) | ((state == State.YELLOW) & late)
+            shut &= (routes.light >= 0) & open_ahead
+            first = np.argmax(shut, 1)
+            line = np.where(shut[index, first], ahead[index, first], np.inf)
+        # Dead ends.
+        ends = routes.count < HORIZON
+        if ends.any():
+            line = np.where(ends, np.minimum(line, ahead[index, routes.count - 1]), line)
+        line = line - STOP_BEFORE
+        # The next junction that the front has not entered, and who may enter it.
+        inside = routes.junction >= 0
+        enters = np.zeros_like(inside)
+        enters[:, :-1] = inside[:, 1:] & (routes.junction[:, :-1] != routes.junction[:, 1:])
+        enters &= open_ahead & (columns < routes.count[:, None] - 1)
+        entry = np.argmax(enters, 1)
+        has = enters[index, entry]
+        to_entry = np.where(has, ahead[index, entry], np.inf)
+        self._leave(rows, routes.own - fleet_rear(self.fleet, rows))
+        ask = has & (to_entry < speed * speed / (2.0 * GENTLE) + 12.0)
+        wishes = []
+        waits = np.zeros(n, bool)
+        for i in np.flatnonzero(ask).tolist():
+            id, column = self.ids[i], int(entry[i]) + 1
+            way = self._way(i, column)
+            if self._junctions.held.get(id) == way:
+                if line[i] < to_entry[i]:  # the light has changed before it got there
+                    self._junctions.release(id)
+                    waits[i] = True
+                continue
+            waits[i] = True
+            if line[i] < to_entry[i] or not self._obeys(i, id, column - 1, to_entry, speed):
+                self._junctions.forget(id)
+                continue
+            waited = self._junctions.ask(id, way, self._now)
+            wishes.append((id, way, waited, self._room(i, way, front, gap, closing, waited)))
+        if wishes:
+            self._junctions.grant(wishes)
+            for id, way, _, _ in wishes:
+                if self._junctions.held.get(id) == way:
+                    waits[self.ids.index(id)] = False
+        return np.where(waits, np.minimum(line, to_entry - STOP_BEFORE), line)
+
+    def _way(self, i: int, column: int) -> Way:
+        """Of route ``i``, from the column where it enters a junction."""
+        routes = self._routes
+        junction = int(routes.junction[i, column])
+        end = column
+        while end + 1 < HORIZON and routes.junction[i, end + 1] == junction:
+            end += 1
+        way = Way(junction, int(routes.node[i, column]), int(routes.node[i, end]))
+        self._junctions.learn(way, routes.node[i, column : end + 1])
+        return way
+
+    def _obeys(self, i: int, id: int, column: int, to_entry: np.ndarray, speed: np.ndarray) -> bool:
+        """Whether the stop sign before the junction, if any, has been obeyed."""
+        routes = self._routes
+        signed = np.flatnonzero(routes.stop[i, max(column - 2, 0) : column + 1])
+        if not len(signed):
+            return True
+        node = int(routes.node[i, column])
+        if self._obeyed.get(id) == node:
+            return True
+        if speed[i] < STOPPED and to_entry[i] < AT_LINE:
+            self._obeyed[id] = node
+        return False
+
+    def _room(
+        self,
+        i: int,
+        way: Way,
+        front: np.ndarray,
+        gap: np.ndarray,
+        closing: np.ndarray,
+        waited: float,
+    ) -> bool:
+        """Whether there is room behind the junction, and no unmanaged vehicle on the way there."""
+        routes, fleet, row = self._routes, self.fleet, self._rows[i]
+        at = int(np.argmax(routes.node[i] == way.last))
+        behind = front[i] + gap[i] - routes.s[i, at]
+        slow = fleet.speed[row] - closing[i] < 2.5
+        if slow and behind < 2.0 * fleet.half[row, 0] + JAM:
+            return False
+        others = [r for r in range(len(fleet)) if int(fleet.ids[r]) not in self._managed]
+        if not others:
+            return True
+        places = self._junctions.places(way)
+        c, s = math.cos(math.radians(fleet.yaw[row])), math.sin(math.radians(fleet.yaw[row]))
+        for r in others:
+            dx, dy = float(fleet.x[r] - fleet.x[row]), float(fleet.y[r] - fleet.y[row])
+            turn = math.cos(math.radians(float(fleet.yaw[r] - fleet.yaw[row])))
+            if math.hypot(dx, dy) > 60.0 or (dx * c + dy * s < 0.0 and turn > 0.7):
+                continue
+            moving = math.hypot(fleet.vx[r], fleet.vy[r]) > 0.5
+            for later in np.arange(0.0, 3.1, 0.75) if moving else (0.0,):
+                x, y = fleet.x[r] + later * fleet.vx[r], fleet.y[r] + later * fleet.vy[r]
+                if np.hypot(places[:, 0] - x, places[:, 1] - y).min() < 2.5:
+                    return False
+        return True
+
+    @property
+    def _managed(self) -> set[int]:
+        return set(self.ids)
+
+    def _leave(self, rows: np.ndarray, rear: np.ndarray) -> None:
+        """Gives back the ways of those whose rear has left the junction."""
+        routes = self._routes
+        for i, id in enumerate(self.ids):
+            way = self._junctions.held.get(id)
+            if way is None:
+                continue
+            found = np.flatnonzero(routes.node[i] == way.last)
+            if not len(found) or rear[i] > routes.s[i, found[0]] + 1.0:
+                self._junctions.release(id)
+
+    def _drive(self, rows: np.ndarray, wanted: np.ndarray, speed: np.ndarray) -> None:
+        """Pedals for an acceleration, steering for the route."""
+        fleet, routes = self.fleet, self._routes
+        yaw = np.radians(fleet.yaw[rows])
+        c, s = np.cos(yaw), np.sin(yaw)
+        lag = fleet.lag[rows]
+        look = np.clip(0.6 * np.abs(speed) + 2.5, 4.0, 14.0)
+        x, y = routes.target(look)
+        dx, dy = x - (fleet.x[rows] - lag * c), y - (fleet.y[rows] - lag * s)
+        beside = dy * c - dx * s
+        curvature = 2.0 * beside / np.maximum(dx * dx + dy * dy, 1.0)
+        throttle, brake = fleet.pedals(rows, wanted)
+        rest = (speed < 0.1) & (wanted <= 0.0)
+        fleet.throttle[rows] = np.where(rest, 0.0, throttle)
+        fleet.brake[rows] = np.where(rest, 0.6, brake)
+        fleet.steer[rows] = fleet.steering(rows, curvature)
+        fleet.hand_brake[rows] = fleet.reverse[rows] = fleet.manual[rows] = False
+        fleet.gear[rows] = np.maximum(fleet.gear[rows], 1)
+
+    def _change_lanes(
+        self,
+        rows: np.ndarray,
+        speed: np.ndarray,
+        front: np.ndarray,
+        follow: np.ndarray,
+        cruise: np.ndarray,
+    ) -> None:
+        """One vehicle a tick looks whether the lane beside is better."""
+        self._turn = (self._turn + 1) % len(rows)
+        i = self._turn
+        routes, network = self._routes, self.network
+        if self._now - self._changed[i] < CHANGE_EVERY or speed[i] < 3.0 or cruise[i] < 3.0:
+            return
+        at = int(routes.at[i])
+        far = int(np.searchsorted(routes.s[i], routes.own[i] + CHANGE_CLEAR))
+        if far >= routes.count[i] or (routes.junction[i, at:far] >= 0).any():
+            return
+        best, chosen = WORTH, None
+        for side in (network.left, network.right):
+            beside = side[routes.node[i]]
+            if (beside[at:far] < 0).any():
+                continue
+            gain = self._gain(i, beside, at, far, speed, follow, cruise)
+            if gain > best:
+                best, chosen = gain, beside
+        if chosen is not None:
+            self._changed[i] = self._now
+            routes.change_lane(i, chosen, max(12.0, 3.0 * float(speed[i])))
+            self._junctions.release(self.ids[i])
+
+    def _gain(
+        self,
+        i: int,
+        beside: np.ndarray,
+        at: int,
+        far: int,
+        speed: np.ndarray,
+        follow: np.ndarray,
+        cruise: np.ndarray,
+    ) -> float:
+        """MOBIL's incentive of the lane, m/s^2; -inf where it is not safe."""
+        fleet, network, row = self.fleet, self.network, self._rows[i]
+        heading = float(network.yaw_rad[beside[at]])
+        c, s = math.cos(heading), math.sin(heading)
+        x, y = network.position[beside[at]]
+        line = network.position[beside[at:far]]
+        dx, dy = fleet.x - x, fleet.y - y
+        along = dx * c + dy * s
+        # On that lane: near one of its nodes ahead, or on its straight continuation behind.
+        away = np.hypot(fleet.x[:, None] - line[:, 0], fleet.y[:, None] - line[:, 1]).min(1)
+        on = np.where(along > 0, away < 1.8, np.abs(dy * c - dx * s) < 1.8)
+        on[row] = False
+        mine = (fleet.x[row] - x) * c + (fleet.y[row] - y) * s
+        ahead, behind = on & (along > mine), on & (along <= mine) & (along > mine - 60.0)
+        gap, closing = np.inf, 0.0
+        if ahead.any():
+            j = int(np.argmin(np.where(ahead, along, np.inf)))
+            gap = float(along[j] - mine - fleet.half[j, 0] - fleet.half[row, 0])
+            closing = float(speed[i] - fleet.speed[j])
+        if gap < JAM + 1.0:
+            return -math.inf
+        own = np.array([speed[i]])
+        mine_then = float(_idm(own, cruise[i : i + 1], np.array([gap]), np.array([closing]))[0])
+        loss = 0.0
+        if behind.any():
+            j = int(np.argmax(np.where(behind, along, -np.inf)))
+            room = float(mine - along[j] - fleet.half[j, 0] - fleet.half[row, 0])
+            if room < JAM:
+                return -math.inf
+            theirs = np.array([max(float(fleet.speed[j]), 0.1)])
+            then = float(_idm(theirs, np.maximum(theirs, 1.0), np.array([room]), theirs - own)[0])
+            if then < -SAFE:
+                return -math.inf
+            loss = -min(then, 0.0)
+        return mine_then - float(follow[i]) - POLITENESS * loss
+
+
+def fleet_rear(fleet: Fleet, rows: np.ndarray) -> np.ndarray:
+    """m from each origin back to the rear bumper."""
+    rear: np.ndarray = fleet.half[rows, 0] - fleet.centre[rows, 0]
+    return rear
+
+
+def populate(network: Network, n: int, seed: int) -> list[tuple[VehicleSpec, Transform]]:
+    """Up to n cars, vans and motorcycles for spawn points of the town, chosen by the seed."""
+    rng = np.random.default_rng([seed, SALT, 1])
+    kinds = [s for s in VEHICLES.values() if s.base_type in ("car", "van", "motorcycle")]
+    places = rng.permutation(len(network.spawn_points))[:n]
+    return [
+        (kinds[int(rng.integers(len(kinds)))], network.spawn_points[place])
+        for place in places.tolist()
+    ]
+
+
+def _idm(speed: np.ndarray, cruise: np.ndarray, gap: np.ndarray, closing: np.ndarray) -> np.ndarray:
+    """Acceleration (n) of the intelligent driver model, at least ``-HARDEST``."""
+    speed = np.maximum(speed, 0.0)
+    wish = JAM + np.maximum(
+        speed * HEADWAY + speed * closing / (2.0 * math.sqrt(ACCELERATION * COMFORT)), 0.0
+    )
+    free = 1.0 - np.minimum(speed / cruise, 2.0) ** 4
+    wanted: np.ndarray = ACCELERATION * (free - (wish / np.maximum(gap, 0.1)) ** 2)
+    return np.maximum(wanted, -HARDEST)
