@@ -355,7 +355,11 @@ class RadarSensor(Sensor):
 
 
 class GnssSensor(Sensor):
-    """Latitude, longitude and altitude by the map's reference, with noise."""
+    """Latitude, longitude and altitude by the map's reference, with noise.
+
+    As in CARLA 0.9.16 latitude grows with y, which earlier versions had the other way
+    (carla-simulator/carla #9389); the client's ``Map.transform_to_geolocation`` agrees.
+    """
 
     kind = "gnss"
 

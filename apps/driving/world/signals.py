@@ -66,6 +66,7 @@ class Signals:
         if state not in range(5):
             raise SimulationError(f"traffic light state {state}: want 0 to 4")
         self._world.lights.set_state(self._light(actor_id), state)
+        self._world.repaint()
 
     def set_green_time(self, actor_id: int, seconds: float) -> None:
         """s"""

@@ -153,7 +153,7 @@ class World:
         """Light and grip from now on."""
         self.weather = weather
         self.fleet.friction = weather.friction
-        self._scene = None
+        self.repaint()
 
     # Actors.
 
@@ -276,6 +276,10 @@ class World:
         if rebuilt:
             self._poses = self._stage = None
             self.movement.rebuild()
+
+    def repaint(self) -> None:
+        """Something looks different."""
+        self._scene = None
 
     # Time.
 

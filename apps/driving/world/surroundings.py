@@ -94,7 +94,7 @@ class Surroundings:
         shown = np.setdiff1d(np.arange(len(boxes)), sorted(self._hidden))
         self.fixed = boxes.take(shown) if self._hidden else boxes
         self._find_heads(shown)
-        self._world.movement.rebuild()
+        self._world.repaint()
 
     def cast_ray(self, start: Vector, end: Vector) -> list[tuple[tuple[float, float, float], int]]:
         """Place and tag of all that lies between two places, in order; at most 64."""

@@ -180,6 +180,7 @@ class Vehicles:
         """The same; headlights show in cameras at night."""
         self._row(actor_id)
         self.lamps[actor_id] = int(state) & ALL_LAMPS
+        self._world.repaint()
 
     def light_states(self) -> list[tuple[int, int]]:
         """(id, bits) of every vehicle."""
@@ -292,6 +293,8 @@ def _axles(spec: VehicleSpec) -> list[tuple[float, float]]:
 
 def _with_wheels(spec: VehicleSpec, wheels: Sequence[Any]) -> VehicleSpec:
     """What the wheels of a physics control change; friction scales the grip."""
+    if any(len(wheel) < 6 for wheel in wheels):
+        raise ValueError("a wheel needs ten numbers, in the order of carla.WheelPhysicsControl")
     front, rear = wheels[0], wheels[-1]
     friction = sum(float(w[0]) for w in wheels) / len(wheels)
     steer = float(front[2])
