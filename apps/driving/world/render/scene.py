@@ -159,6 +159,8 @@ class Solids:
             ],
             axis=1,
         )
+        narrow = half[:, :2].min(axis=1, keepdims=True)  # turned, the longer side would stick out
+        half[:, :2] = np.where(part[:, 6:7] != 0, narrow, half[:, :2])
         half = half * part[:, 3:6]
         turn = turn + part[:, 6]
         own = part[:, 7] < 0

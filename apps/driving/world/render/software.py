@@ -50,6 +50,7 @@ class SoftwareRenderer:
             _draw(w, face, planes, bounds(seen, camera), u, v)
 
         depth = 1 / w
+        depth[face == SKY] = FAR  # not 999.99994
         return self._painter.finish(scene, camera, seen, depth, face, None, u, v, rgb)
 
     def close(self) -> None:
@@ -187,7 +188,7 @@ def _draw_small(
     which = np.zeros(len(box), np.int64)
     for p in range(6):
         c, cu, cv = table[p]
-        at = c[box] + cu[box] * right + cv[box] * up
+        at = cv[box] * up + c[box] + cu[box] * right  # in the order of _draw: equal to the bit
         front = p < facing
         nearer = front & (at < enter)
         np.copyto(enter, at, where=nearer)
