@@ -18,6 +18,7 @@ from apps.driving.world import navmesh
 from apps.driving.world.footways import find_crosswalks, find_footways
 from apps.driving.world.navmesh import file_name, navigation_mesh
 from apps.driving.world.roads import Roads
+from apps.driving.world.town import Town
 from apps.driving.world.walkable import Area, walkable_areas
 from core.errors import DataError
 
@@ -373,3 +374,17 @@ def test_only_who_may_cross_crosses_a_roadway(town01_mesh: Mesh, walked: dict[st
     assert arrived[0] == 0  # on its way around, 140 m, when 40 s are over
     on_road = town01_mesh.depth(across[: arrived[1]])[town01_mesh.area == 3] > 0.1
     assert on_road.any(0).sum() > 60
+
+
+def test_a_town_too_large_gives_up_its_roadways(
+    town01: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read(navmesh.town_mesh(town01.network))
+    assert set(whole.area.tolist()) == {1, 2, 3}
+    monkeypatch.setattr(navmesh, "MOST_POLYGONS", len(whole.rings) - 1)
+    part = read(navmesh.town_mesh(town01.network))
+    assert set(part.area.tolist()) == {1, 2}
+    assert components(part, {1, 2}) == pytest.approx(components(whole, {1, 2}), rel=1e-3)
+    monkeypatch.setattr(navmesh, "MOST_POLYGONS", 100)
+    with pytest.raises(DataError, match="a tile holds 100"):
+        navmesh.town_mesh(town01.network)
