@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from apps.driving.world.errors import SimulationError
 from apps.driving.world.geometry import Boxes
 from apps.driving.world.poses import Poses
 from apps.driving.world.sensors import Collision
+from apps.driving.world.traffic import populate
 
 if TYPE_CHECKING:
     from apps.driving.world.simulation import World
@@ -35,21 +37,29 @@ class Movement:
     def populate(self, traffic: int, walkers: int) -> None:
         """This world's own vehicles and walkers, as many of them as there is room for."""
         world = self._world
+        draw = np.random.default_rng([world.seed, zlib.crc32(b"paint")])
+        for car, pose in populate(world.town.network, traffic, world.seed):
+            paint = car.colours[int(draw.integers(len(car.colours)))] if car.colours else None
+            given = {"color": ",".join(map(str, paint))} if paint else {}
+            try:
+                world.vehicles.set_autopilot(world.spawn(car.id, given, pose).id, True)
+            except SimulationError:
+                continue  # something stands there
         for person, pose in world.walkers.populate(walkers):
             try:
                 world.walkers.wander(world.spawn(person.id, {}, pose).id)
             except SimulationError:
-                continue  # somebody stands there already
+                continue
 
     def step(self, delta: float) -> list[Collision]:
         """``delta`` seconds on; who met whom."""
         world = self._world
-        if world.traffic is not None:
-            world.traffic.step(delta)
+        world.traffic.step(delta)
         world.vehicles.drive(delta)
         world.bodies.apply_forces(delta)
         world.fleet.step(delta)
         world.walkers.step(delta)
+        world.people.tire()
         met = resolve(world.fleet, world.walkers, *self._obstacles())
         return [
             Collision(world.actor(c.id), world.met(c.other, c.tag), c.impulse)
@@ -68,9 +78,6 @@ class Movement:
             boxes = world.boxes()
             self._props = FixedIndex(boxes.take(np.isin(boxes.instance, solid)))
         return self._scenery[1], self._props
-
-    def forget(self, actor_id: int) -> None:
-        """An actor is gone."""
 
     def of(self, actor_id: int) -> np.ndarray:
         """(3, 3): velocity, angular velocity (degrees/s), acceleration; 0 for what stands."""

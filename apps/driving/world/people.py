@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 FASTEST = 20.0
 """m/s: nobody runs faster."""
+LED = 2
+"""Ticks for which the speed that a client's navigation sends counts: it sends one a tick while its
+controller runs, and nothing when that stops; the second is for clients that come late."""
 
 
 class People:
@@ -22,6 +25,7 @@ class People:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._led: dict[int, int] = {}  # ticks left, of those whom a client's navigation leads
 
     def apply_control(
         self, actor_id: int, direction: Sequence[float], speed: float, jump: bool
@@ -30,6 +34,7 @@ class People:
         self._walker(actor_id)
         along = vector("the direction", direction)
         finite("the speed", speed)
+        self._led.pop(actor_id, None)
         self._world.walkers.set_control(actor_id, along, min(max(speed, 0.0), FASTEST), bool(jump))
 
     def set_state(self, actor_id: int, transform: Sequence[float], speed: float) -> None:
@@ -40,7 +45,19 @@ class People:
         self._world.walkers.place(actor_id, pose._replace(z=pose.z + tall))
         yaw = math.radians(pose.yaw)
         self.apply_control(actor_id, (math.cos(yaw), math.sin(yaw), 0.0), speed, False)
+        self._led[actor_id] = LED
         self._world.moved()
+
+    def tire(self) -> None:
+        """A tick is over: whom no client leads any more stands."""
+        for actor_id in [i for i, left in self._led.items() if left == 1]:
+            walkers = self._world.walkers
+            walkers.speed[walkers.row(actor_id)] = 0.0
+        self._led = {i: left - 1 for i, left in self._led.items() if left > 1}
+
+    def forget(self, actor_id: int) -> None:
+        """A walker is gone."""
+        self._led.pop(actor_id, None)
 
     def _walker(self, actor_id: int) -> Actor:
         actor = self._world.actor(actor_id)

@@ -44,15 +44,11 @@ from apps.driving.world.stage import Stage, prop_half
 from apps.driving.world.surroundings import Surroundings
 from apps.driving.world.tags import Tag
 from apps.driving.world.town import Town
+from apps.driving.world.traffic import Traffic
 from apps.driving.world.vehicle_calls import Vehicles
 from apps.driving.world.vehicles import Fleet
 from apps.driving.world.walkers import Walkers
 from apps.driving.world.weather import Weather
-
-try:  # until they are here
-    from apps.driving.world.traffic import Traffic
-except ImportError:
-    Traffic = None
 
 LONGEST = 1.0
 """s: one tick never stands for more, whatever the clock or a client says."""
@@ -106,8 +102,8 @@ class World:
         self.fleet = Fleet(self.weather.friction)
         self.lights = Lights(town.network.lights)
         self.walkers = Walkers(town.network, self.seed, self.fleet)
-        self.traffic: Any = Traffic and Traffic(
-            town.network, self.fleet, self.lights, town.network.signs, self.seed
+        self.traffic = Traffic(
+            town.network, self.fleet, self.lights, town.network.signs, self.seed, self.walkers
         )
         self.bodies, self.vehicles, self.people = Bodies(self), Vehicles(self), People(self)
         self.signals, self.surroundings = Signals(self), Surroundings(self)
@@ -232,7 +228,7 @@ class World:
         left = {i: self.transform(i) for i in self.registry.children(actor_id)}
         self.vehicles.forget(actor_id)
         self.bodies.forget(actor_id)
-        self.movement.forget(actor_id)
+        self.people.forget(actor_id)
         _, orphans = self.registry.remove(actor_id)
         for orphan in orphans:
             orphan.transform = left[orphan.id]

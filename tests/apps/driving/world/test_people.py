@@ -83,3 +83,19 @@ def test_a_car_that_runs_into_somebody_tells(world: World, walker: int) -> None:
     assert (car.id, walker) in pairs
     assert (walker, car.id) in pairs
     assert world.transform(walker).x > OPEN.x + 0.5
+
+
+def test_whom_nobody_leads_any_more_stands(world: World, walker: int) -> None:
+    for i in range(20):
+        world.people.set_state(walker, Transform(4003.0 + 0.06 * i, 4001.0), 1.2)
+        world.tick()
+        rows = world.snapshot()
+        assert rows["walker_speed"][rows["id"] == walker][0] == pytest.approx(1.2)
+    there = world.transform(walker).x
+    for _ in range(40):
+        world.tick()
+    assert world.transform(walker).x - there < 0.3
+    world.people.apply_control(walker, (1, 0, 0), 1.2, False)
+    for _ in range(40):
+        world.tick()
+    assert world.transform(walker).x - there > 2.0

@@ -39,8 +39,9 @@ def test_what_is_hidden_is_neither_seen_nor_met(world: World) -> None:
     assert not world.collisions
     world.surroundings.enable_environment_objects(inside, True)
     assert len(world.scene().fixed) == count
-    world.tick()
-    assert any(c.actor.id == car.id for c in world.collisions)
+    world.destroy(car.id)
+    with pytest.raises(SimulationError, match="collision"):
+        world.spawn("vehicle.tesla.model3", {}, place)
 
 
 def test_no_such_object(world: World) -> None:
