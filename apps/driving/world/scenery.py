@@ -19,7 +19,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from apps.driving.world.geometry import Boxes
-from apps.driving.world.ground import FAST, Ground, Material
+from apps.driving.world.ground import Ground, Material
+from apps.driving.world.painting import FAST
 from apps.driving.world.raster import ramp
 from apps.driving.world.roads import Roads
 from apps.driving.world.tags import Tag

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.driving.world.ground import STOP_LINE, Ground, paint
+from apps.driving.world.ground import Ground
 from apps.driving.world.network import Network
 from apps.driving.world.opendrive import check_opendrive, flatten, load_map, read_opendrive
+from apps.driving.world.painting import FINEST, paint
 from apps.driving.world.roads import Roads
 from apps.driving.world.scenery import Scenery, furnish
 from core.errors import UsageError
@@ -39,10 +40,11 @@ class Town:
         return np.zeros(np.shape(xy)[:-1])
 
 
-def build_town(source: str | Path, seed: int = 0, *, resolution: float | None = None) -> Town:
+def build_town(source: str | Path, seed: int = 0, *, resolution: float = FINEST) -> Town:
     """The town of an .xodr file, or of ``procedural:SEED``. Same source and seed, same town.
 
-    ``seed`` decides texture and scenery; ``resolution`` (m a cell) is 0.1 unless the town is large.
+    ``seed`` decides texture and scenery; ``resolution`` (m a cell) is that or
+    as much coarser as the town is large.
     Raises UsageError for a source that names no town, DataError for a map that cannot be used.
     """
     name, text = _read(source)
@@ -50,36 +52,9 @@ def build_town(source: str | Path, seed: int = 0, *, resolution: float | None = 
     roads = check_opendrive(text, name)
     built = load_map(text, name)
     network = Network(built, text, roads)
-    ground = paint(
-        roads,
-        seed=seed,
-        crosswalks=network.crosswalks,
-        stop_lines=stop_lines(network),
-        **({} if resolution is None else {"resolution": resolution}),
-    )
+    ground = paint(roads, network, seed=seed, resolution=resolution)
     scenery = furnish(network, roads, ground, seed)
     return Town(name, text, built, network, roads, ground, scenery, seed)
-
-
-def stop_lines(network: Network) -> np.ndarray:
-    """(n, 2, 2) m: across each lane that a light or a stop sign holds up, at the lane's end.
-
-    None where the map itself lists a line within 6 m."""
-    stops = [light.stop_nodes for light in network.lights]
-    stops += [sign.stop_nodes for sign in network.signs if sign.kind == "stop"]
-    nodes = np.unique(np.array([node for some in stops for node in some], np.int64))
-    if not len(nodes):
-        return np.zeros((0, 2, 2))
-    yaw = network.yaw_rad[nodes]
-    ahead = np.stack([np.cos(yaw), np.sin(yaw)], 1)
-    right = np.stack([-np.sin(yaw), np.cos(yaw)], 1)
-    middle = network.position[nodes] + ahead * (network.length[nodes] - STOP_LINE)[:, None] / 2
-    drawn = [item.outline.mean(0) for item in network.roads.items if item.name == "StopLine"]
-    if drawn:
-        gap = np.hypot(*(middle[:, None] - np.array(drawn)).transpose(2, 0, 1)).min(1)
-        middle, right, nodes = middle[gap > 6.0], right[gap > 6.0], nodes[gap > 6.0]
-    reach = right * (network.width[nodes] / 2 - 0.1)[:, None]
-    return np.stack([middle - reach, middle + reach], axis=1)
 
 
 def _read(source: str | Path) -> tuple[str, str]:

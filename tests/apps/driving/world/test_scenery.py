@@ -168,9 +168,9 @@ def test_same_seed_same_scenery() -> None:
 
 
 def test_yards_are_laid_on_grass_alone(town: Town) -> None:
-    from apps.driving.world.ground import paint
+    from apps.driving.world.painting import paint
 
-    bare = paint(town.roads, seed=2, crosswalks=town.network.crosswalks)
+    bare = paint(town.roads, town.network, seed=2)
     laid = (town.ground.cells >> 4) == Material.PLAZA
     assert laid.any()
     under = np.bincount((bare.cells >> 4)[laid], minlength=16) / laid.sum()
