@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import re
 import signal
 import socket
 import threading
@@ -263,8 +264,9 @@ class Server:
         paths = {path.stem: path for path in self._files()}
         if plain in paths:
             return await self._build(str(paths[plain]))
-        if plain.startswith(PROCEDURAL):
-            return await self._build(plain)
+        generated = re.fullmatch(r"(?:procedural:|Procedural)(\d{1,18})", plain)
+        if generated:
+            return await self._build(f"{PROCEDURAL}{generated[1]}")
         known = [*self.towns(), f"{PROCEDURAL}SEED"]
         raise SimulationError(
             f"Map '{name}' not found.{nearest(plain, known)} Known: {', '.join(known)}"
@@ -288,10 +290,18 @@ class Server:
             raise SimulationError(str(error)) from None
 
     async def navigation(self) -> tuple[str, bytes]:
-        """Name and content of the present town's navigation file; made when first asked for."""
+        """Name and content of the present town's navigation file; made when first asked for.
+
+        Without content where it cannot be made: clients ask at every tick, so an error would stop
+        all of them, while no file only leaves their walkers without a way.
+        """
         town = self.world.town
         if self._navigation is None or self._navigation[0] is not town:
-            data = await self.loop.run_in_executor(None, navmesh.town_mesh, town.network)
+            try:
+                data = await self.loop.run_in_executor(None, navmesh.town_mesh, town.network)
+            except TriptychError as error:
+                log.warning("no paths for walkers of controller.ai.walker: %s", error)
+                data = b""
             self._navigation = town, (navmesh.file_name(town.name, data), data)
         return self._navigation[1]
 

@@ -221,7 +221,14 @@ _ALL = (
     ),
     _call("get_physics_control", "actor", VALUE, "Vehicle.get_physics_control"),
     _call("apply_physics_control", "actor physics", NONE, "Vehicle.apply_physics_control"),
-    _call("set_actor_autopilot", "actor enabled", NONE, ""),
+    _call(
+        "set_actor_autopilot",
+        "actor enabled",
+        NONE,
+        "",
+        RECORDED,
+        "sent by command.SetAutopilot beside CARLA's traffic manager, which drives from the client",
+    ),
     _call("get_telemetry_data", "actor", VALUE, "Vehicle.get_telemetry_data"),
     _call(
         "show_vehicle_debug_telemetry",

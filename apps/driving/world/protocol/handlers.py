@@ -28,6 +28,7 @@ from apps.driving.world.protocol.values import Description, Malformed, Vector
 from apps.driving.world.simulation import World
 from apps.driving.world.surroundings import Surrounding
 from apps.driving.world.weather import Weather
+from core.errors import TriptychError
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Host(Protocol):
         ...
 
     def navigation(self) -> Awaitable[tuple[str, bytes]]:
-        """Name and content of the file by which clients' walkers find their way."""
+        """Name and content of the file by which clients' walkers find their way; empty: none."""
         ...
 
     def settings_changed(self) -> None:
@@ -146,7 +147,7 @@ class Handlers:
         return getattr(self, call.name)(*read)
 
     def _failed(self, call: Call, error: Exception, waits: bool) -> object:
-        if isinstance(error, SimulationError | ValueError):
+        if isinstance(error, SimulationError | TriptychError | ValueError):
             message = " ".join(str(error).split())
         else:
             log.error("a defect of the server in %s", call.name, exc_info=error)
@@ -226,12 +227,14 @@ class Handlers:
         return self.world.town.opendrive
 
     async def get_required_files(self, folder: str) -> list[str]:
-        # Never an empty list for "Nav": the client takes its first entry unseen.
-        return [(await self.host.navigation())[0]] if "nav" in folder.lower() else []
+        if "nav" not in folder.lower():
+            return []  # the map itself comes by get_map_data
+        name, data = await self.host.navigation()
+        return [name] if data else []
 
     async def request_file(self, name: str) -> bytes:
         known, data = await self.host.navigation()
-        if name != known:
+        if name != known or not data:
             raise SimulationError(f"request_file: no file '{name}'")
         return data
 
@@ -398,7 +401,9 @@ class Handlers:
         self.world.vehicles.set_physics(actor, physics)
 
     def set_actor_autopilot(self, actor: int, enabled: bool) -> None:
-        self.world.vehicles.set_autopilot(actor, enabled)
+        # Two drivers would fight over one wheel: the client's traffic manager sends controls.
+        if self.world.actor(actor).kind != "vehicle":
+            raise SimulationError(f"set_actor_autopilot: actor {actor} is no vehicle")
 
     def get_telemetry_data(self, actor: int) -> list[Any]:
         *rest, wheels = self.world.vehicles.telemetry(actor)

@@ -180,6 +180,7 @@ PARAMETERS: dict[str, Reader] = {
     "manager": row(text, whole(0, 0xFFFF)),
     "name": text,
     "objects": many(whole(0, (1 << 64) - 1)),
+    "opendrive": text,
     "parent": actor_id,
     "physics": row(
         *(many(_POINT), number, number, number, number, number, boolean, number, number, number),
