@@ -36,6 +36,9 @@ JOINT_M = 1.2
 STRIP_M = 2.0
 """Width of the strip along roads without sidewalk lanes."""
 
+LEAST_M2 = 0.01
+"""Areas below this are left out: stations and records of lanes may lie micrometres apart."""
+
 _PAVEMENT = {"sidewalk", "walking"}
 _ROADWAY = {
     *("driving", "shoulder", "parking", "bidirectional", "biking", "restricted", "stop", "border"),
@@ -63,7 +66,7 @@ def walkable_areas(
     # Lanes within junctions overlap each other and come last: what they add is cut to pieces.
     areas += [("road", p) for kind, inside, p in found if kind == "road" and not inside]
     areas += [("road", p) for kind, inside, p in found if kind == "road" and inside]
-    return [(kind, polygon) for kind, polygon in areas if len(polygon) >= 3]
+    return [(kind, polygon) for kind, polygon in areas if _size(polygon) > LEAST_M2]
 
 
 def _cross_sections(road: Road, section: Section, paved: bool) -> Iterator[Area]:
@@ -134,6 +137,12 @@ def _bands(
             lefts[k], rights[k] = left - margin, right + margin
     kinds = [band[0] for band in bands]
     return list(zip(kinds, lefts, rights, strict=True))
+
+
+def _size(polygon: np.ndarray) -> float:
+    """Square metres of a polygon (n, 2), in either direction; 0 where there is none."""
+    x, y = polygon.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def _kind(lane_type: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from apps.driving.world.footways import Footways, find_crosswalks, find_footways
+from apps.driving.world.navmesh import navigation_mesh
 from apps.driving.world.roads import Roads
 from apps.driving.world.walkable import LONGEST_M, MARGIN_M, Area, walkable_areas
 
@@ -106,6 +107,20 @@ def test_marked_crosswalks_keep_their_outline() -> None:
     inside = np.array([(22.0, 0.5), (23.9, 5.9), (20.1, 3.0)])
     assert covered(areas, "crosswalk", inside).all()
     assert not covered(areas, "crosswalk", np.array([(24.1, 3.0), (22.0, 0.2)])).any()
+
+
+@pytest.mark.parametrize("gap", [1e-7, 1e-4, 1e-2])
+def test_records_next_to_each_other_are_no_obstacle(gap: float) -> None:
+    """A lane that widens from nothing at a record close after another one."""
+    tapering = (
+        '<lane id="-2" type="sidewalk" level="false"><width sOffset="0" a="0" b="0" c="0" d="0"/>'
+        f'<width sOffset="{30 - gap}" a="0" b="0.2" c="0" d="0"/>'
+        '<width sOffset="30" a="3" b="0" c="0" d="0"/></lane>'
+    )
+    areas = walkable_areas(town(lane(-1, "driving", 4.0) + tapering), [], NO_FOOTWAYS)
+    assert covered(areas, "sidewalk", np.array([(30.1, 5.5), (59.0, 5.5)])).all()
+    assert not covered(areas, "sidewalk", np.array([(29.0, 4.5), (10.0, 4.5)])).any()
+    assert navigation_mesh(areas)
 
 
 def test_every_footway_of_town01_is_walkable(samples: Path) -> None:
