@@ -214,20 +214,25 @@ class Network:
 
     def _spread_limits(self) -> None:
         """A sign holds downstream until the next: CARLA's vehicles keep the limit of the last sign
-        they drove past. Where ways from two signs meet, the nearer one wins."""
+        they drove past. Where ways from two signs meet, the nearer one wins; a lane that begins
+        beside another has that one's limit."""
         value = np.full(len(self), np.nan)
-        queue: deque[int] = deque()
+        todo: deque[int] = deque()
         for sign in self.signs:
             if sign.kind == "speed_limit" and sign.value > 0:
-                for node in sign.stop_nodes:
-                    value[node] = sign.value / 3.6
-                    queue.append(node)
-        while queue:
-            node = queue.popleft()
-            for after in self.next.of(node).tolist():
-                if math.isnan(value[after]):
-                    value[after] = value[node]
-                    queue.append(after)
+                value[sign.stop_nodes] = sign.value / 3.6
+                todo += sign.stop_nodes
+        while todo:
+            while todo:
+                node = todo.popleft()
+                for after in self.next.of(node).tolist():
+                    if math.isnan(value[after]):
+                        value[after] = value[node]
+                        todo.append(after)
+            for beside in (self.left, self.right):
+                new = np.flatnonzero(np.isnan(value) & (beside >= 0) & ~np.isnan(value[beside]))
+                value[new] = value[beside[new]]
+                todo += new.tolist()
         self.speed_limit = np.where(np.isnan(value), self.speed_limit, value)
 
     def _find_spawn_points(self) -> list[Transform]:
@@ -250,11 +255,13 @@ class Network:
             if not taken[row]:
                 chosen.append(node)
                 near = np.array(tree.query_ball_point(self.position[node], SPAWN_GAP_M))
-                ahead = np.array([math.cos(self.yaw_rad[node]), math.sin(self.yaw_rad[node])])
-                x, y = (self.position[candidates[near]] - self.position[node]).T
-                across = np.abs(x * ahead[1] - y * ahead[0])
-                aligned = np.abs(np.cos(self.yaw_rad[candidates[near]] - self.yaw_rad[node])) > 0.9
-                taken[near[(across < 2.8) | ~aligned]] = True
+                other = candidates[near]
+                x, y = (self.position[other] - self.position[node]).T
+                yaw, own = self.yaw_rad[other], self.yaw_rad[node]
+                # In either's frame: in a bend they differ.
+                in_way = np.abs(x * np.sin(own) - y * np.cos(own)) < 2.8
+                in_way |= np.abs(x * np.sin(yaw) - y * np.cos(yaw)) < 2.8
+                taken[near[in_way | (np.abs(np.cos(yaw - own)) < 0.9)]] = True
         if len(chosen) > MAX_SPAWN_POINTS:
             keep = np.linspace(0, len(chosen) - 1, MAX_SPAWN_POINTS).round().astype(int)
             chosen = [chosen[i] for i in keep]

@@ -25,6 +25,8 @@ MAX_LANES_M = 1_000_000.0  # Town04, CARLA's largest here, has 34 km of driving 
 MAX_REACH_M = 50_000.0
 MAX_WIDTH_M = 100.0
 _PROBE_S = 60.0
+# SHA-256 of the texts that passed in this process.
+_checked: set[bytes] = set()
 _probed: set[bytes] = set()
 
 
@@ -55,7 +57,7 @@ def flatten(text: str) -> str:
     waypoint on the wrong road.
     """
     for tag in ("elevationProfile", "lateralProfile"):
-        text = re.sub(rf"<{tag}\s*>[^\0]*?</{tag}\s*>", f"<{tag}/>", text)
+        text = re.sub(rf"<{tag}\s*(/>|>[^\0]*?</{tag}\s*>)", "", text)
     return text
 
 
@@ -78,6 +80,7 @@ def check_opendrive(text: str, name: str) -> Roads:
     roads = Roads.parse(text, name)
     _check_links(roads, name)
     _check_size(roads, name)
+    _checked.add(_digest(text))
     return roads
 
 
@@ -86,13 +89,13 @@ def probe_opendrive(text: str, name: str) -> None:
 
     Texts that passed in this process are not tried again.
     """
-    digest = hashlib.sha256(text.encode()).digest()
+    digest = _digest(text)
     if digest in _probed:
         return
     try:
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("probe.py"))],
-            input=text.encode(),
+            input=text.encode("utf-8", "replace"),
             capture_output=True,
             timeout=_PROBE_S,
             check=False,
@@ -107,19 +110,24 @@ def probe_opendrive(text: str, name: str) -> None:
         raise DataError(
             f"{name}: crashes CARLA's library (signal {-done.returncode}); export the town anew"
         )
-    if done.returncode or done.stdout.strip().endswith(b"ok") is False:
+    if done.returncode or not done.stdout.strip().endswith(b"ok"):
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise DataError(f"{name}: CARLA's library refuses it ({lines[-1][:200]}); mend the file")
     _probed.add(digest)
 
 
 def load_map(text: str, name: str) -> carla.Map:
-    """``carla.Map`` of a text that passed both checks. DataError as theirs."""
-    check_opendrive(text, name)
+    """``carla.Map`` of a text that passed both checks, here or before. DataError as theirs."""
+    if _digest(text) not in _checked:
+        check_opendrive(text, name)
     probe_opendrive(text, name)
     import carla
 
     return carla.Map(name, text)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _check_links(town: Roads, name: str) -> None:

@@ -380,13 +380,20 @@ class _Reader:
         return value
 
     def whole(self, element: ElementTree.Element, key: str, default: int | None = None) -> int:
-        value = self.number(element, key, None if default is None else float(default))
-        if value != int(value) or abs(value) > 2**31 - 1:
+        """A whole attribute, as the ids are that CARLA takes; DataError as ``number``."""
+        raw = element.get(key)
+        if raw is None and default is not None:
+            return default
+        try:
+            value = int(raw or "")
+        except ValueError:
+            value = 2**31
+        if raw is None or abs(value) >= 2**31:
             raise self.fail(
                 f"<{element.tag} {key}='{element.get(key, '')[:40]}'> must be a whole number: "
                 "CARLA takes no other ids"
             )
-        return int(value)
+        return value
 
     def cubic(self, parent: ElementTree.Element, tag: str, start: str) -> Cubic:
         return Cubic(
