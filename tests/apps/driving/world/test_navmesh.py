@@ -227,6 +227,27 @@ def test_the_tree_finds_every_polygon_near(town01_mesh: Mesh) -> None:
         assert len(found) <= near.sum() + 25
 
 
+def test_the_tree_is_whole(town01_mesh: Mesh) -> None:
+    """Every inner node is followed by its two children, holds their boxes and knows its end."""
+    nodes, leaves = town01_mesh.nodes, []
+
+    def end(at: int) -> int:
+        *box, number = nodes[at]
+        if number >= 0:
+            leaves.append(number)
+            return at + 1
+        middle = end(at + 1)
+        for child in (at + 1, middle):
+            assert all(a <= b for a, b in zip(box[:3], nodes[child][:3], strict=True))
+            assert all(a >= b for a, b in zip(box[3:], nodes[child][3:6], strict=True))
+        last = end(middle)
+        assert last == at - number
+        return last
+
+    assert end(0) == len(nodes)
+    assert sorted(leaves) == list(range(len(town01_mesh.rings)))
+
+
 def components(mesh: Mesh, kinds: set[int]) -> list[float]:
     """Areas (m^2) of what hangs together by edges among polygons of some kinds."""
     label = {k: k for k in range(len(mesh.rings)) if int(mesh.area[k]) in kinds}
