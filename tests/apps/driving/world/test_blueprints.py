@@ -52,6 +52,7 @@ def test_defaults_satisfy_their_own_rules(definition: blueprints.Definition) -> 
         ("sensor.camera.rgb", {"image_size_x": "0"}, "want 1 to 4096"),
         ("sensor.camera.rgb", {"image_size_x": "1e9"}, "want a number"),
         ("sensor.camera.rgb", {"image_size_x": "99999999"}, "want 1 to 4096"),
+        ("sensor.camera.rgb", {"image_size_x": "4096", "image_size_y": "4096"}, "at most 8294400"),
         ("sensor.camera.rgb", {"fov": "nan"}, "want 1 to 175"),
         ("sensor.camera.rgb", {"fov": "180"}, "want 1 to 175"),
         ("sensor.camera.rgb", {"image_size": "5"}, "Did you mean 'image_size_"),

@@ -444,6 +444,14 @@ def test_running_into_a_house_names_what_it_is(world: World) -> None:
     assert any(other.type_id == "static.buildings" for other in met)
 
 
+def test_a_lidar_read_once_an_hour_is_bounded(world: World, car: Actor) -> None:
+    lidar = RayCastLidar(
+        attach(world, "sensor.lidar.ray_cast", Transform(0, 0, 2.5), car.id, sensor_tick=3600)
+    )
+    directions, channel = lidar.sweep(3600.0)
+    assert len(directions) == len(channel) == 1_000_000
+
+
 def test_a_lidar_keeps_its_state_to_itself(world: World, car: Actor) -> None:
     one, two = (
         RayCastLidar(attach(world, "sensor.lidar.ray_cast", Transform(0, 0, 2.5), car.id))
