@@ -67,6 +67,11 @@ class Plots:
         self.used[at] = True
         return True
 
+    def on_grass(self, xy: np.ndarray) -> np.ndarray:
+        """Whether points (..., 2) lie on ground that nothing covers."""
+        found: np.ndarray = self.ground.material(xy) == Material.GRASS
+        return found
+
     def on_carriageway(self, xy: np.ndarray) -> np.ndarray:
         """Whether points (..., 2) lie on a road."""
         return np.isin(self.ground.material(xy), CARRIAGEWAY)

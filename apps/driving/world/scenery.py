@@ -9,7 +9,7 @@ stands on a carriageway, and only lamps, signs, lights and benches stand on a pa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from apps.driving.world.network import Network
 
 STOREY = 3.2
+LONGEST = 60_000.0
+"""Metres of roadside (Town04 has 23,000) beyond which everything stands further apart, so that a
+map of a whole county does not become a million boxes."""
 _SEED = 0x7363656E
 _WALKED = ("sidewalk", "walking")
 _FACADES = np.array(
@@ -58,9 +61,11 @@ def furnish(network: Network, roads: Roads, ground: Ground, seed: int = 0) -> Sc
     for sign in network.signs:
         sign_post(stock, plots, sign)
     sides = list(_roadsides(roads))
+    sparse = max(1.0, sum(side.s[-1] - side.s[0] for side in sides) / LONGEST)
+    sides = [replace(side, sparse=sparse) for side in sides]
     for side in sides:
         _street_lamps(stock, plots, side)
-        if side.fast:
+        if side.fast and sparse == 1.0:
             _guard_rails(stock, plots, side)
     for side in sides:
         _houses(stock, plots, side, rng)
@@ -89,9 +94,11 @@ class _Side:
     fast: bool  # 70 km/h and more, and no pavement on either side
     paved: bool
     left: bool
+    sparse: float = 1.0  # by how much further apart than usual things stand
 
     def every(self, spacing: float, phase: float = 0.5) -> np.ndarray:
         """Indices about ``spacing`` m apart, at the same s whatever the sections."""
+        spacing *= self.sparse
         at = (np.arange(np.ceil(self.s[-1] / spacing) + 1) + phase) * spacing
         at = at[(at >= self.s[0]) & (at < self.s[-1])]
         return np.minimum(np.searchsorted(self.s, at), len(self.s) - 1)
@@ -224,11 +231,14 @@ def _greenery(stock: Stock, plots: Plots, side: _Side, rng: np.random.Generator)
         if kind < 0.55:
             size = rng.uniform(0.7, 1.15)  # a crown of 2.6 m to its corners stays off the road
             xy = side.edge[i] + out * (rng.uniform(2.8, 3.4) + (3.0 if side.fast else 0.0))
-            if plots.take(xy, yaw, (1.0, 1.0), 1.0):
+            paved_yard = _centre(xy) > 0.5  # where a tree may stand; a path to a door stays free
+            if (paved_yard or plots.on_grass(xy)) and plots.take(xy, yaw, (1.0, 1.0), 1.0):
                 _tree(stock, plots, xy, size, rng)
         elif kind < 0.75 and not side.fast:
             xy, half = side.edge[i] + out * 1.9, float(rng.uniform(2.0, 3.9))
-            if plots.take(xy, yaw, (half, 0.4), 0.9):
+            along = np.array([np.cos(yaw), np.sin(yaw)]) * half
+            ends = xy + along * np.linspace(-1, 1, 9)[:, None]
+            if plots.on_grass(ends).all() and plots.take(xy, yaw, (half, 0.4), 0.9):
                 stock.begin()
                 _barrier(stock, xy, half, yaw, rng)
 

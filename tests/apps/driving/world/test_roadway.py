@@ -72,6 +72,22 @@ def test_edges_stay_within_three_centimetres_of_the_curves(town: Roads) -> None:
     assert worst < 0.03
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '<spiral curvStart="0" curvEnd="0.12"/>',
+        '<paramPoly3 pRange="normalized" aU="0" bU="40" cU="0" dU="0" aV="0" bV="0" cV="14" dV="-7"/>',
+        '<poly3 a="0" b="0" c="0.01" d="0"/>',
+    ],
+)
+def test_other_curves_are_followed_as_closely(shape: str) -> None:
+    one = only(road(section(0, width='<width sOffset="0" a="3" b="0" c="0.001" d="0"/>'), shape))
+    for ribbon in ribbons(one):
+        s = np.linspace(0, 40 - 1e-6, 300)
+        curve = one.place(s, one.borders(one.sections[0], s)[ribbon.lane][:, 1])[0]
+        assert _distance(curve, ribbon.outer).max() < 0.03
+
+
 def _distance(points: np.ndarray, line: np.ndarray) -> np.ndarray:
     """(n) from points (n, 2) to a polyline (m, 2)."""
     a, run = line[:-1], np.diff(line, axis=0)

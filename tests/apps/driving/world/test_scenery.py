@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apps.driving.world import scenery
 from apps.driving.world.geometry import Boxes
 from apps.driving.world.ground import Material
+from apps.driving.world.painting import paint
 from apps.driving.world.scenery import furnish
 from apps.driving.world.tags import Tag
 from apps.driving.world.town import Town, build_town
@@ -168,8 +170,6 @@ def test_same_seed_same_scenery() -> None:
 
 
 def test_yards_are_laid_on_grass_alone(town: Town) -> None:
-    from apps.driving.world.painting import paint
-
     bare = paint(town.roads, town.network, seed=2)
     laid = (town.ground.cells >> 4) == Material.PLAZA
     assert laid.any()
@@ -178,3 +178,21 @@ def test_yards_are_laid_on_grass_alone(town: Town) -> None:
     assert under[CARRIAGEWAY].sum() == 0.0
     furnish(town.network, town.roads, bare, seed=2)
     assert np.array_equal((bare.cells >> 4) == Material.PLAZA, laid)
+
+
+def test_gates_stay_open(town: Town) -> None:
+    boxes = town.scenery.boxes
+    for row in np.flatnonzero(np.isin(boxes.tag, (Tag.WALLS, Tag.FENCES))):
+        assert not (town.ground.material(footprint(boxes, row)) == Material.PLAZA).any()
+
+
+def test_a_very_long_map_gets_sparser_scenery(monkeypatch: pytest.MonkeyPatch) -> None:
+    town = build_town(TOWN01, resolution=0.5)
+    monkeypatch.setattr(scenery, "LONGEST", 150.0)
+    fewer = furnish(town.network, town.roads, paint(town.roads, resolution=0.5))
+    invented = [
+        np.isin(boxes.tag, (Tag.BUILDINGS, Tag.STATIC, Tag.FENCES, Tag.WALLS)).sum()
+        for boxes in (fewer.boxes, town.scenery.boxes)
+    ]
+    assert 0 < invented[0] < invented[1] / 3
+    assert set(fewer.light_heads) == set(town.scenery.light_heads)
