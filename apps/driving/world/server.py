@@ -442,46 +442,58 @@ def serve(
     or ResourceError for a town, a port or a renderer that cannot be had.
     """
     calls, streams = bind(port)
-    with calls, streams:
-        built = build_town(town, seed)
-        loop = asyncio.new_event_loop()
-        ready: threading.Event = threading.Event()
-        failures: list[BaseException] = []
+    with (
+        calls,
+        streams,
+        in_thread(
+            build_town(town, seed),
+            calls,
+            streams,
+            folder=_folder(town),
+            seed=seed,
+            renderer=renderer,
+            traffic=traffic,
+            walkers=walkers,
+            synchronous=synchronous,
+        ),
+    ):
+        yield calls.getsockname()[1]
 
-        def running() -> None:
-            # The world is made here: an OpenGL context belongs to the thread that made it.
-            server = None
-            try:
-                server = Server(
-                    built,
-                    loop=loop,
-                    folder=_folder(town),
-                    seed=seed,
-                    renderer=renderer,
-                    traffic=traffic,
-                    walkers=walkers,
-                    synchronous=synchronous,
-                )
-                loop.run_until_complete(server.start(calls, streams))
-                ready.set()
-                loop.run_forever()
-            except BaseException as error:
-                failures.append(error)
-                ready.set()
-            finally:
-                _end(loop, server)
 
-        thread = threading.Thread(target=running, name="carla-world", daemon=True)
-        thread.start()
-        ready.wait()
+@contextmanager
+def in_thread(
+    town: Town, calls: socket.socket, streams: socket.socket, **options: Any
+) -> Iterator[Server]:
+    """A ``Server`` with these options on a loop in a thread, on two bound sockets."""
+    loop = asyncio.new_event_loop()
+    ready = threading.Event()
+    made: list[Server] = []
+    failures: list[BaseException] = []
+
+    def running() -> None:
         try:
-            if failures:
-                raise failures[0]
-            yield calls.getsockname()[1]
+            # The world is made here: an OpenGL context belongs to the thread that made it.
+            made.append(Server(town, loop=loop, **options))
+            loop.run_until_complete(made[0].start(calls, streams))
+            ready.set()
+            loop.run_forever()
+        except BaseException as error:
+            failures.append(error)
+            ready.set()
         finally:
-            if not failures:
-                loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+            _end(loop, made[0] if made else None)
+
+    thread = threading.Thread(target=running, name="carla-world", daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        if failures:
+            raise failures[0]
+        yield made[0]
+    finally:
+        if not failures:
+            loop.call_soon_threadsafe(loop.stop)
+        thread.join()
 
 
 def _end(loop: asyncio.AbstractEventLoop, server: Server | None) -> None:
