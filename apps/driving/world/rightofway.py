@@ -35,7 +35,7 @@ class Junctions:
         self._network = network
         self._meets: dict[tuple[Way, Way], bool] = {}
         self._nodes: dict[Way, np.ndarray] = {}
-        self.held: dict[int, Way] = {}
+        self.held: dict[int, list[Way]] = {}
         self._since: dict[int, tuple[Way, float]] = {}  # vehicle -> what it asks for, from when
 
     def learn(self, way: Way, nodes: np.ndarray) -> None:
@@ -59,8 +59,24 @@ class Junctions:
             self._meets[key] = self._near(*key)
         return self._meets[key]
 
+    def holds(self, vehicle: int, way: Way) -> bool:
+        """Whether a vehicle may drive a way."""
+        return way in self.held.get(vehicle, ())
+
+    def hold(self, vehicle: int, way: Way) -> None:
+        """Gives a way, whoever else holds what."""
+        self.held.setdefault(vehicle, []).append(way)
+        self._since.pop(vehicle, None)
+
+    def give_back(self, vehicle: int, way: Way) -> None:
+        """Takes a way that a vehicle holds."""
+        ways = self.held[vehicle]
+        ways.remove(way)
+        if not ways:
+            del self.held[vehicle]
+
     def release(self, vehicle: int) -> None:
-        """Forgets what a vehicle holds and asks for."""
+        """Forgets all that a vehicle holds and asks for."""
         self.held.pop(vehicle, None)
         self._since.pop(vehicle, None)
 
@@ -80,11 +96,10 @@ class Junctions:
         """Gives ways to vehicles of (vehicle, way, s waited, there is room): the longest first."""
         claims: list[Way] = []
         for vehicle, way, waited, room in sorted(wishes, key=lambda w: (-w[2], w[0])):
-            others = [w for v, w in self.held.items() if v != vehicle]
+            others = [w for v, ways in self.held.items() if v != vehicle for w in ways]
             free = not any(self.meet(way, other) for other in others)
             if free and room and not any(self.meet(way, claim) for claim in claims):
-                self.held[vehicle] = way
-                self._since.pop(vehicle, None)
+                self.hold(vehicle, way)
             elif room and waited > PATIENT:
                 claims.append(way)
 

@@ -2,7 +2,8 @@
 
 A route is a row of ``HORIZON`` nodes from a little behind the vehicle onwards; at forks it takes a
 way at random. Rows are renewed as the vehicle moves. A change of lane continues the row in the other
-lane, its first metres bent over from the old one.
+lane, its first metres bent over from the old one. On a flat world bridges are level: where lanes cross outside junctions,
+routes see a junction as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ HORIZON = 64  # nodes: 128 m, the way a vehicle needs to stop gently from 90 km/
 KEEP, RENEW = 2, 6  # nodes kept behind, and at how many a row is renewed
 SIDEWAYS = 1.8  # m/s^2 in curves, a calm driver's
 SLOWEST = 2.5  # m/s in the tightest of them
+CROSSING_M = 1.5  # nodes of lanes that cross are as close
 NONE = -1
 
 
@@ -59,6 +61,7 @@ class Routes:
             if sign.kind == "stop":
                 self._stop[sign.stop_nodes] = True
         self._alive = _endless(self._indptr, self._indices)
+        self._junction = _level_crossings(network)
         self.bend = np.zeros((0, HORIZON, 2))  # m added to the nodes' places
         self.at, self.own, self.off = np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
         self.count = np.zeros(0, np.int64)
@@ -143,14 +146,16 @@ class Routes:
         """Goes on in the lane of ``beside`` (HORIZON, or -1 where there is none), over in ``length`` m."""
         at = int(self.at[row])
         old = np.stack([self.x[row], self.y[row]], 1)
-        passed = at - KEEP if at > KEEP else 0
+        passed = at
+        while passed > max(at - KEEP, 0) and beside[passed - 1] >= 0:
+            passed -= 1
         lane = beside[passed:]
         good = int(np.argmax(lane < 0)) if (lane < 0).any() else len(lane)
         nodes = lane[:good].tolist()
         self.bend[row] = 0.0
         self._set(row, nodes)
         k = min(good, HORIZON)
-        done = np.clip((self.s[row, :k] - self.s[row, min(KEEP, k - 1)]) / length, 0.0, 1.0)
+        done = np.clip((self.s[row, :k] - self.s[row, min(at - passed, k - 1)]) / length, 0.0, 1.0)
         fade = 1.0 - done * done * (3.0 - 2.0 * done)
         here = np.stack([self.x[row, :k], self.y[row, :k]], 1)
         self.bend[row, :k] = (old[passed : passed + k] - here) * fade[:, None]
@@ -194,7 +199,7 @@ class Routes:
         curve = np.sqrt(SIDEWAYS / np.maximum(turn, 1e-6))
         self.limit[row] = np.minimum(network.speed_limit[whole], np.maximum(curve, SLOWEST))
         self.light[row], self.stop[row] = self._light[whole], self._stop[whole]
-        self.junction[row] = network.junction[whole]
+        self.junction[row] = self._junction[whole]
         self.light[row, count:] = self.junction[row, count:] = NONE
         self.stop[row, count:] = False
 
@@ -217,3 +222,51 @@ def _endless(indptr: list[int], indices: list[int]) -> np.ndarray:
             if left[other] == 0:
                 dead.append(other)
     return alive
+
+
+def _level_crossings(network: Network) -> np.ndarray:
+    """Junction numbers (N): the network's, and new ones where lanes cross outside junctions."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    found: np.ndarray = network.junction.astype(np.int64)
+    a, b = cKDTree(network.position).query_pairs(CROSSING_M, output_type="ndarray").T
+    across = np.abs(np.sin(network.yaw_rad[a] - network.yaw_rad[b])) > 0.4
+    apart = (network.road[a] != network.road[b]) & (network.junction[a] != network.junction[b])
+    free = (network.junction[a] == NONE) & (network.junction[b] == NONE)
+    # Where a junction's way meets the lane that it leads to, one is the next of the other.
+    pairs = np.stack([a, b], 1)[across & (free | apart) & (network.road[a] != network.road[b])]
+    pairs = pairs[(found[pairs] == NONE).any(1)]
+    if not len(pairs):
+        return found
+    members = np.unique(pairs)
+    places = network.position[members]
+    near = cKDTree(places).query_pairs(8.0, output_type="ndarray")
+    graph = coo_matrix((np.ones(len(near)), (near[:, 0], near[:, 1])), (len(members),) * 2)
+    _, part = connected_components(graph, directed=False)
+    first = int(network.junction.max()) + 1
+    numbers = part + first
+    inner = found[members] == NONE
+    found[members[inner]] = numbers[inner]
+    for node, number in zip(members.tolist(), numbers.tolist(), strict=True):
+        around = {node}
+        for _ in range(2):
+            for other in list(around):
+                around.update(network.next.of(other).tolist())
+                around.update(network.previous.of(other).tolist())
+        for other in around:
+            if found[other] == NONE:
+                found[other] = number
+    # One that begins where another ends is one with it: nobody could wait between them.
+    new = found >= first
+    a = np.repeat(np.arange(len(found)), np.diff(network.next.indptr))
+    b = network.next.indices
+    touch = new[a] & new[b]
+    size = int(found.max()) - first + 1
+    graph = coo_matrix(
+        (np.ones(touch.sum()), (found[a[touch]] - first, found[b[touch]] - first)), (size, size)
+    )
+    _, whole = connected_components(graph, directed=False)
+    found[new] = first + whole[found[new] - first]
+    return found

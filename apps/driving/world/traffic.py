@@ -41,7 +41,8 @@ STOP_BEFORE = 0.8  # m before a line
 BESIDE = 0.3  # m of air beside a vehicle that is passed
 LOST = 5.0  # m off its route a vehicle looks for a new one
 FORESIGHT = (0.0, 0.8, 1.6)  # s: where walkers are looked for
-GIVE_UP_YELLOW = 0.3  # s to spare, else yellow is obeyed
+GIVE_UP_YELLOW = 0.2  # s to spare, else yellow is obeyed
+CAN_STOP = 5.0  # m/s^2: what a driver brakes at most for yellow
 STOPPED, AT_LINE = 0.2, 4.0  # m/s and m: a stop sign is obeyed
 POLITENESS, WORTH, SAFE = 0.2, 0.4, 3.0  # MOBIL's p, threshold and safe braking, m/s^2
 CHANGE_EVERY, CHANGE_CLEAR = 6.0, 40.0  # s between changes; m of road without a junction
@@ -86,6 +87,7 @@ class Traffic:
         self._routes.add(float(fleet.x[row]), float(fleet.y[row]), math.radians(fleet.yaw[row]))
         self._eager = np.append(self._eager, self._rng.uniform(0.85, 1.05))
         self._changed = np.append(self._changed, self._now)
+        self._occupy(len(self.ids) - 1)
 
     def release(self, id: int) -> None:
         """Lets a vehicle roll on as it is, or forgets one that is gone."""
@@ -114,6 +116,7 @@ class Traffic:
             r = rows[i]
             routes.restart(i, float(fleet.x[r]), float(fleet.y[r]), math.radians(fleet.yaw[r]))
             self._junctions.release(self.ids[i])
+            self._occupy(i)
         speed = fleet.speed[rows]
         front = routes.own + fleet.half[rows, 0] + fleet.centre[rows, 0]
         need, cruise = self._limits(speed)
@@ -238,7 +241,7 @@ class Traffic:
         closing: np.ndarray,
     ) -> np.ndarray:
         """m from each front to the line it must stop at; inf where there is none."""
-        routes, lights = self._routes, self.lights
+        fleet, routes, lights = self.fleet, self._routes, self.lights
         n, columns = len(rows), np.arange(HORIZON)
         index = np.arange(n)
         # The line of column k lies between it and the next; past it by half a metre, one goes on.
@@ -250,7 +253,10 @@ class Traffic:
         if len(lights):
             state = lights.state[routes.light]
             left = (lights.yellow - lights.elapsed)[routes.light] - GIVE_UP_YELLOW
-            late = ahead > speed[:, None] * left
+            # Its rear must be over the line when yellow ends, unless it cannot stop any more.
+            length = 2.0 * fleet.half[rows, 0]
+            late = ahead + length[:, None] > speed[:, None] * left
+            late &= (speed * speed)[:, None] < 2.0 * CAN_STOP * np.maximum(ahead, 0.1)
             shut = (state == State.RED) | ((state == State.YELLOW) & late)
             shut &= (routes.light >= 0) & open_ahead
             first = np.argmax(shut, 1)
@@ -268,16 +274,16 @@ class Traffic:
         entry = np.argmax(enters, 1)
         has = enters[index, entry]
         to_entry = np.where(has, ahead[index, entry], np.inf)
-        self._leave(rows, routes.own - fleet_rear(self.fleet, rows))
+        self._leave(routes.own + fleet.centre[rows, 0] - fleet.half[rows, 0])
         ask = has & (to_entry < speed * speed / (2.0 * GENTLE) + 12.0)
         wishes = []
         waits = np.zeros(n, bool)
         for i in np.flatnonzero(ask).tolist():
             id, column = self.ids[i], int(entry[i]) + 1
             way = self._way(i, column)
-            if self._junctions.held.get(id) == way:
+            if self._junctions.holds(id, way):
                 if line[i] < to_entry[i]:  # the light has changed before it got there
-                    self._junctions.release(id)
+                    self._junctions.give_back(id, way)
                     waits[i] = True
                 continue
             waits[i] = True
@@ -289,9 +295,17 @@ class Traffic:
         if wishes:
             self._junctions.grant(wishes)
             for id, way, _, _ in wishes:
-                if self._junctions.held.get(id) == way:
+                if self._junctions.holds(id, way):
                     waits[self.ids.index(id)] = False
         return np.where(waits, np.minimum(line, to_entry - STOP_BEFORE), line)
+
+    def _occupy(self, i: int) -> None:
+        """Who begins inside a junction, or so near that it juts in, has the way."""
+        routes = self._routes
+        for column in range(int(routes.at[i]), min(int(routes.at[i]) + 3, HORIZON)):
+            if routes.junction[i, column] >= 0:
+                self._junctions.hold(self.ids[i], self._way(i, column))
+                return
 
     def _way(self, i: int, column: int) -> Way:
         """Of route ``i``, from the column where it enters a junction."""
@@ -354,16 +368,14 @@ class Traffic:
     def _managed(self) -> set[int]:
         return set(self.ids)
 
-    def _leave(self, rows: np.ndarray, rear: np.ndarray) -> None:
+    def _leave(self, rear: np.ndarray) -> None:
         """Gives back the ways of those whose rear has left the junction."""
         routes = self._routes
         for i, id in enumerate(self.ids):
-            way = self._junctions.held.get(id)
-            if way is None:
-                continue
-            found = np.flatnonzero(routes.node[i] == way.last)
-            if not len(found) or rear[i] > routes.s[i, found[0]] + 1.0:
-                self._junctions.release(id)
+            for way in list(self._junctions.held.get(id, ())):
+                found = np.flatnonzero(routes.node[i] == way.last)
+                if not len(found) or rear[i] > routes.s[i, found[0]] + 1.0:
+                    self._junctions.give_back(id, way)
 
     def _drive(self, rows: np.ndarray, wanted: np.ndarray, speed: np.ndarray) -> None:
         """Pedals for an acceleration, steering for the route."""
@@ -460,12 +472,6 @@ class Traffic:
                 return -math.inf
             loss = -min(then, 0.0)
         return mine_then - float(follow[i]) - POLITENESS * loss
-
-
-def fleet_rear(fleet: Fleet, rows: np.ndarray) -> np.ndarray:
-    """m from each origin back to the rear bumper."""
-    rear: np.ndarray = fleet.half[rows, 0] - fleet.centre[rows, 0]
-    return rear
 
 
 def populate(network: Network, n: int, seed: int) -> list[tuple[VehicleSpec, Transform]]:
