@@ -215,13 +215,22 @@ class Network:
     def _spread_limits(self) -> None:
         """A sign holds downstream until the next: CARLA's vehicles keep the limit of the last sign
         they drove past. Where ways from two signs meet, the nearer one wins; a lane that begins
-        beside another has that one's limit."""
+        beside another has that one's limit. Where no sign leads to, the file's records hold, and
+        these downstream of where they end (RoadRunner writes none in junctions)."""
         value = np.full(len(self), np.nan)
-        todo: deque[int] = deque()
+        starts: list[int] = []
         for sign in self.signs:
             if sign.kind == "speed_limit" and sign.value > 0:
                 value[sign.stop_nodes] = sign.value / 3.6
-                todo += sign.stop_nodes
+                starts += sign.stop_nodes
+        self._spread(value, starts)
+        value = np.where(np.isnan(value), self.speed_limit, value)
+        self._spread(value, np.flatnonzero(~np.isnan(value)).tolist())
+        self.speed_limit = np.where(np.isnan(value), DEFAULT_LIMIT, value)
+
+    def _spread(self, value: np.ndarray, starts: list[int]) -> None:
+        """Carry values from ``starts`` on, to where ``value`` (N) is NaN."""
+        todo = deque(starts)
         while todo:
             while todo:
                 node = todo.popleft()
@@ -233,7 +242,6 @@ class Network:
                 new = np.flatnonzero(np.isnan(value) & (beside >= 0) & ~np.isnan(value[beside]))
                 value[new] = value[beside[new]]
                 todo += new.tolist()
-        self.speed_limit = np.where(np.isnan(value), self.speed_limit, value)
 
     def _find_spawn_points(self) -> list[Transform]:
         """Nodes outside junctions, 8 m and more from the ends of their road, ``SPAWN_GAP_M`` apart
@@ -269,12 +277,12 @@ class Network:
 
 
 def _limits(road: Road, section: Section, lane: Lane, s: np.ndarray) -> np.ndarray:
-    """m/s of the lane's own records, else of the road's, else ``DEFAULT_LIMIT``."""
+    """m/s of the lane's own records, else of the road's; NaN without."""
     limit = road.speed_at(s)
     for start, speed in lane.speeds:
         if math.isfinite(speed):
             limit[s >= section.s + start - 1e-9] = speed
-    return np.where(np.isnan(limit), DEFAULT_LIMIT, limit)
+    return limit
 
 
 def _changes(section: Section, lane: int, s: np.ndarray) -> np.ndarray:

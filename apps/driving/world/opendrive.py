@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apps.driving.world.roads import Roads
-from core.errors import DataError, ResourceError
+from core.errors import DataError, ResourceError, need
 
 if TYPE_CHECKING:
     import carla
@@ -92,6 +92,7 @@ def probe_opendrive(text: str, name: str) -> None:
     digest = _digest(text)
     if digest in _probed:
         return
+    need("carla", "driving")  # or its absence would look like the town's fault
     try:
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("probe.py"))],
@@ -182,6 +183,14 @@ def _check_links(town: Roads, name: str) -> None:
 def _check_size(town: Roads, name: str) -> None:
     import numpy as np
 
+    def near(what: str, places: np.ndarray) -> None:
+        reach = np.abs(places).max(initial=0.0)
+        if not reach < MAX_REACH_M:
+            raise DataError(
+                f"{name}: {what} reaches {reach / 1000:,.0f} km from the origin, over "
+                f"{MAX_REACH_M / 1000:.0f} km; move the town to the origin"
+            )
+
     driving = sum(section.length for _, section, lane in town.lanes() if lane.type == "driving")
     if not driving:
         raise DataError(f"{name}: no lane of type 'driving'; a town needs one at least")
@@ -200,9 +209,8 @@ def _check_size(town: Roads, name: str) -> None:
                     " mend its <width>"
                 )
         s = np.append(road.plan.start, road.length)
-        reach = np.abs(road.place(s, road.offset(s)[0])[0]).max()
-        if not reach < MAX_REACH_M:
-            raise DataError(
-                f"{name}: road {road.id} reaches {reach / 1000:,.0f} km from the origin, over "
-                f"{MAX_REACH_M / 1000:.0f} km; move the town to the origin"
-            )
+        near(f"road {road.id}", road.place(s, road.offset(s)[0])[0])
+    for item in town.items:
+        near(f"object '{item.id[:40]}'", item.outline)
+    for signal in town.signals.values():
+        near(f"signal '{signal.id[:40]}'", np.array([signal.s, signal.t]))

@@ -44,6 +44,13 @@ _WIDEST_M = 2 * LANE_M + 1 + _CORNER_M + _LEAD_M  # from a junction's centre to 
 _SWING_LEAD_M = 12.0  # roads are straight this far from their ends
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # east, north, west, south; north is OpenDRIVE's
 _RANK = list(KINDS)
+_CROSSWALKS = (
+    "Continental",
+    "Continental",
+    "Continental",
+    "Ladder",
+    "Simple",
+)  # RoadRunner's names
 
 
 def generate(seed: int, *, blocks: int = 3, spacing: float = 110.0, removed: float = 0.12) -> str:
@@ -373,6 +380,7 @@ class _Town:
         """From 0.6 to 3.6 m inside the junction, where every way is still straight."""
         road = self.roads[arm.road]
         s, near, far = (road.length - 0.1, 0.7, 3.7) if arm.at_end else (0.1, -3.7, -0.7)
+        name = f"{self.rng.choice(_CROSSWALKS)}Crosswalk"
         narrow, wide = (kind.edge + kind.shoulder for kind in (arm.kind, arm.entry))
         low, high = (-wide, narrow) if arm.at_end else (-narrow, wide)
         corners = "".join(
@@ -380,7 +388,7 @@ class _Town:
             for u, v in ((near, low), (near, high), (far, high), (far, low), (near, low))
         )
         road.objects.append(
-            f'<object id="{self._fresh()}" name="SimpleCrosswalk" s="{s:.6f}" t="0.000000" '
+            f'<object id="{self._fresh()}" name="{name}" s="{s:.6f}" t="0.000000" '
             'zOffset="0.000000" hdg="0.000000" roll="0.000000" pitch="0.000000" '
             f'orientation="none" type="crosswalk" width="{narrow + wide:.6f}" length="3.000000">'
             f"<outline>{corners}</outline></object>"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,6 +25,7 @@ from core.errors import DataError
 
 LIGHT_TYPE, STOP_TYPE, YIELD_TYPE, SPEED_TYPE = "1000001", "206", "205", "274"
 _PER_UNIT = {"mph": 0.44704, "km/h": 1 / 3.6, "kmh": 1 / 3.6, "m/s": 1.0, "": 1.0}
+_LARGEST = 1e12  # what is beyond would overflow once it is cubed and squared
 _FASTEST = 150.0  # m/s
 _QUADRATURE = np.polynomial.legendre.leggauss(24)
 
@@ -326,12 +328,21 @@ class Roads:
         if not link.junction:
             return self._enter(link.id, link.contact, linked)
         found_lanes = []
-        for connection in self.junctions[link.id].connections:
-            if connection.incoming == road.id:
-                for a, b in connection.lanes:
-                    if a == lane:
-                        found_lanes += self._enter(connection.connecting, connection.contact, b)
+        for connecting, contact, into in self._connected.get((link.id, road.id, lane), ()):
+            found_lanes += self._enter(connecting, contact, into)
         return list(dict.fromkeys(found_lanes))
+
+    @cached_property
+    def _connected(self) -> dict[tuple[int, int, int], list[tuple[int, str, int]]]:
+        """(junction, incoming road, its lane) -> (connecting road, contact, lane) of the file."""
+        found: dict[tuple[int, int, int], list[tuple[int, str, int]]] = {}
+        for junction in self.junctions.values():
+            for c in junction.connections:
+                for a, b in c.lanes:
+                    found.setdefault((junction.id, c.incoming, a), []).append(
+                        (c.connecting, c.contact, b)
+                    )
+        return found
 
     def _enter(self, road: int, contact: str, lane: int | None) -> list[tuple[int, int, int]]:
         if lane is None or road not in self.roads:
@@ -375,7 +386,7 @@ class _Reader:
             value = float(raw)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
+        if not abs(value) < _LARGEST:
             raise self.fail(f"<{element.tag} {key}='{raw[:40]}'> is not a finite number; mend it")
         return value
 

@@ -173,8 +173,10 @@ def _phases(network: Network, found: list[tuple[Signal, list[int], int, str]]) -
     """Signal id to phase: the junction's controllers in order, then approaches by axis (those
     within 45 degrees of facing each other share a phase)."""
     groups: dict[str, int] = {}
-    for junction in dict.fromkeys(row[2] for row in found):
-        here = [row for row in found if row[2] == junction]
+    at: dict[int, list[tuple[Signal, list[int], int, str]]] = {}
+    for row in found:
+        at.setdefault(row[2], []).append(row)
+    for junction, here in at.items():
         order = network.roads.junctions[junction].controllers if junction != -1 else ()
         used = [key for key in order if any(row[3] == key for row in here)]
         used += [c for c in dict.fromkeys(row[3] for row in here) if c and c not in used]

@@ -221,6 +221,34 @@ def test_limits_hold_from_their_sign_on(network: Network) -> None:
                 assert after in starts or joined or shared
 
 
+def test_limits_without_signs_are_those_of_the_file_and_go_on_through_junctions() -> None:
+    text = re.sub(r'<signal name="Speed_.*?</signal>', "", generate(8))
+    ways = re.compile(r'(junction="\d+">.*?)<type .*?</type>', re.DOTALL)  # not junction="-1"
+    network, _ = build(ways.sub(r"\1", text))
+    assert not any(sign.kind == "speed_limit" for sign in network.signs)
+    for road in network.roads.roads.values():
+        limits = network.speed_limit[network.road == road.id]
+        if road.junction == -1:
+            np.testing.assert_allclose(limits, road.speeds[0][1])
+    assert (np.round(network.speed_limit * 3.6, 6) % 10 == 0).all()
+    for node in np.flatnonzero(network.junction != -1).tolist():
+        before = network.previous.of(node)
+        assert network.speed_limit[node] in network.speed_limit[before]
+
+
+def test_nodes_share_out_the_length_of_their_lane(network: Network) -> None:
+    for road in list(network.roads.roads.values())[::5]:
+        for lane in (1, -1):
+            nodes = np.flatnonzero((network.road == road.id) & (network.lane == lane))
+            nodes = nodes[network.section[nodes] == 0]
+            if len(nodes) > 2:
+                section = road.sections[0]
+                s = np.linspace(section.s, section.end, 500)
+                line = road.lane_line(section, lane, s)[0]
+                whole = np.hypot(*np.diff(line, axis=0).T).sum()
+                assert network.length[nodes].sum() == pytest.approx(whole, rel=0.01)
+
+
 def test_turns_are_named_by_their_side(network: Network) -> None:
     for road in network.roads.roads.values():
         nodes = np.flatnonzero(network.road == road.id)

@@ -57,6 +57,9 @@ def changed(pattern: str, new: str, count: int = 1) -> str:
         (changed('a="3.500000"', 'a="-3.5"'), "wide"),
         (changed('x="-?[0-9.]+" y', 'x="1e9" y'), "from the origin"),
         (changed('max="[0-9]+"', 'max="1e6"'), "speed limit"),
+        (changed('c="0" d="0"', 'c="0" d="1e300"'), "not a finite number"),
+        (changed('<cornerLocal u="[^"]*"', '<cornerLocal u="1e11"'), "object .* from the origin"),
+        (changed('(<signal [^>]*?) s="[^"]*"', r'\1 s="1e11"'), "signal .* from the origin"),
     ],
 )
 def test_what_cannot_be_a_town_is_refused(text: str, words: str) -> None:
