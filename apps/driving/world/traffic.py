@@ -280,6 +280,8 @@ class Traffic:
         waits = np.zeros(n, bool)
         for i in np.flatnonzero(ask).tolist():
             id, column = self.ids[i], int(entry[i]) + 1
+            if routes.junction[i, -1] == routes.junction[i, column] and to_entry[i] > 20.0:
+                continue  # its way is not in sight yet
             way = self._way(i, column)
             if self._junctions.holds(id, way):
                 if line[i] < to_entry[i]:  # the light has changed before it got there
