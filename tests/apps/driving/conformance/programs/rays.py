@@ -131,16 +131,14 @@ def check_lidar_noise(s: Session) -> dict[str, Any]:
         )
         s.tick()
         points = points_of(mail.at(s.tick()))
-        near = (
-            (np.hypot(points[:, 0], points[:, 1]) < 12)
-            & (points[:, 2] < -1.2)
-            & (np.abs(points[:, 1]) < 1.5)
-        )
-        steep = points[near]
-        elevation = np.arctan2(-steep[:, 2], np.hypot(steep[:, 0], steep[:, 1]))
+        elevation = np.arctan2(-points[:, 2], np.hypot(points[:, 0], points[:, 1]))
+        azimuth = np.arctan2(points[:, 1], points[:, 0])
+        # The road ahead, beyond the bonnet: 5 to 10 m.
+        road = (np.abs(azimuth) < 0.15) & (elevation > 0.21) & (elevation < 0.38)
+        points, elevation = points[road], elevation[road]
         # On flat ground the true range of a ray is height / sin(elevation).
         spread[stddev] = float(
-            np.std(np.linalg.norm(steep[:, :3], axis=1) - HEIGHT / np.sin(elevation))
+            np.std(np.linalg.norm(points[:, :3], axis=1) - HEIGHT / np.sin(elevation))
         )
         mail.sensor.destroy()
         s.tick()
