@@ -305,7 +305,8 @@ def _texture(cells: np.ndarray, resolution: float, seed: int) -> None:
     rng = np.random.default_rng([seed, _SEED])
     height, width = cells.shape
     grain = rng.binomial(15, 0.5, (512, 512)).astype(np.uint8)
-    block = max(1, round(0.6 / resolution))
+    coarse = int(np.ceil(np.sqrt(cells.size / 4e6)))  # bounds the tables to about 50 MB
+    block = max(1, round(0.6 / resolution), coarse)
     rows, columns = height // block + 1, width // block + 1
     patch = ndimage.gaussian_filter(rng.standard_normal((rows, columns), np.float32), 1.5)
     patch /= patch.std()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from apps.driving.world.footways import Footways
     from apps.driving.world.network import Network
 
+MOST_BLOCKS = 4_000_000
+"""Bounds the distance transform to about 100 MB; Town04 has 1 million blocks of 1 m."""
 CARRIAGEWAY = (
     Material.ASPHALT, Material.TRACKS, Material.SHOULDER, Material.PARKING, Material.BIKE_LANE,
     Material.WHITE, Material.YELLOW,
@@ -23,11 +25,12 @@ CARRIAGEWAY = (
 
 
 class Plots:
-    """Which ground is still free, on a grid of 1 m."""
+    """Which ground is still free, on a grid of 1 m (of more where the town is vast)."""
 
     def __init__(self, ground: Ground, network: Network) -> None:
         self.ground = ground
-        step = self.step = max(1, round(1.0 / ground.resolution))
+        coarse = int(np.ceil(np.sqrt(ground.cells.size / MOST_BLOCKS)))
+        step = self.step = max(1, round(1.0 / ground.resolution), coarse)
         self.pitch = step * ground.resolution
         height, width = (n // step for n in ground.cells.shape)
         self.used = np.empty((height, width), bool)
