@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 
-from apps.driving.world.actors import Kind
+from apps.driving.world.actors import BoundingBox, Kind
 from apps.driving.world.catalogue import VEHICLES, WALKERS, VehicleSpec, WalkerSpec
 from apps.driving.world.errors import SimulationError
+from apps.driving.world.props import PROPS
+from apps.driving.world.tags import Tag
 from core.errors import nearest
 
 
@@ -202,58 +204,6 @@ SENSORS: dict[str, tuple[Attribute, ...]] = {
     ),
 }  # fmt: skip
 
-PROPS: dict[str, tuple[tuple[float, float, float], str]] = {
-    # name: half length, width and height in m (measured off catalogue pictures: estimates), size
-    "advertisement": ((0.15, 0.65, 1.25), "medium"),
-    "atm": ((0.45, 0.45, 0.95), "medium"),
-    "barbeque": ((0.35, 0.30, 0.50), "small"),
-    "barrel": ((0.30, 0.30, 0.45), "medium"),
-    "bench01": ((0.30, 0.80, 0.45), "medium"),
-    "bench02": ((0.30, 0.80, 0.45), "medium"),
-    "bin": ((0.25, 0.25, 0.50), "small"),
-    "box01": ((0.30, 0.30, 0.25), "small"),
-    "box02": ((0.30, 0.30, 0.30), "small"),
-    "briefcase": ((0.25, 0.08, 0.20), "tiny"),
-    "brokentile01": ((0.15, 0.15, 0.02), "tiny"),
-    "busstop": ((0.90, 2.00, 1.30), "big"),
-    "chainbarrier": ((0.10, 1.00, 0.50), "small"),
-    "clothcontainer": ((0.60, 0.60, 0.90), "medium"),
-    "constructioncone": ((0.17, 0.17, 0.30), "small"),
-    "container": ((0.80, 1.00, 0.75), "medium"),
-    "creasedbox01": ((0.25, 0.25, 0.20), "small"),
-    "dirtdebris01": ((0.80, 0.80, 0.05), "medium"),
-    "fountain": ((2.00, 2.00, 1.20), "big"),
-    "garbage01": ((0.25, 0.25, 0.10), "tiny"),
-    "gardenlamp": ((0.15, 0.15, 0.40), "small"),
-    "glasscontainer": ((0.60, 0.60, 0.80), "medium"),
-    "gnome": ((0.15, 0.15, 0.30), "tiny"),
-    "guitarcase": ((0.20, 0.50, 0.12), "small"),
-    "haybale": ((0.60, 0.45, 0.40), "medium"),
-    "ironplank": ((0.60, 1.20, 0.03), "medium"),
-    "kiosk_01": ((1.20, 1.20, 1.40), "big"),
-    "mailbox": ((0.25, 0.25, 0.60), "small"),
-    "motorhelmet": ((0.15, 0.15, 0.13), "tiny"),
-    "plantpot01": ((0.30, 0.30, 0.35), "small"),
-    "plastictable": ((0.50, 0.50, 0.37), "medium"),
-    "purse": ((0.15, 0.10, 0.15), "tiny"),
-    "shoppingcart": ((0.45, 0.30, 0.50), "medium"),
-    "streetbarrier": ((0.25, 0.60, 0.50), "medium"),
-    "streetsign": ((0.05, 0.30, 1.20), "small"),
-    "swingcouch": ((0.70, 1.00, 0.90), "medium"),
-    "table": ((0.60, 0.40, 0.38), "medium"),
-    "trafficcone01": ((0.20, 0.20, 0.35), "small"),
-    "trafficcone02": ((0.20, 0.20, 0.35), "small"),
-    "trafficwarning": ((0.70, 0.90, 1.20), "medium"),
-    "trampoline": ((1.50, 1.50, 0.60), "big"),
-    "trashbag": ((0.25, 0.25, 0.30), "small"),
-    "trashcan01": ((0.30, 0.30, 0.50), "small"),
-    "travelcase": ((0.20, 0.15, 0.35), "small"),
-    "vendingmachine": ((0.45, 0.50, 0.95), "medium"),
-    "warningaccident": ((0.05, 0.30, 0.25), "small"),
-    "warningconstruction": ((0.05, 0.50, 0.60), "small"),
-    "wateringcan": ((0.15, 0.10, 0.15), "tiny"),
-}
-
 
 def _vehicle(spec: VehicleSpec) -> tuple[Attribute, ...]:
     colours = tuple(",".join(map(str, rgb)) for rgb in spec.colours)
@@ -269,7 +219,7 @@ def _vehicle(spec: VehicleSpec) -> tuple[Attribute, ...]:
         _fixed("number_of_wheels", INT, str(spec.wheels)),
         _fixed("generation", INT, str(spec.generation)),
         _fixed("has_dynamic_doors", BOOL, "false"),
-        _fixed("has_lights", BOOL, "true"),
+        _fixed("has_lights", BOOL, str(spec.has_lights).lower()),
     )
 
 
@@ -291,7 +241,7 @@ def _entries() -> Iterable[tuple[str, Kind, tuple[Attribute, ...]]]:
         yield name, "sensor", (_SENSOR_ROLE, *own)
     for name, (_, size) in PROPS.items():
         attributes = (_role("prop"), _fixed("size", STRING, size))
-        yield f"static.prop.{name}", "static", attributes
+        yield name, "static", attributes
     for name, car in VEHICLES.items():
         yield name, "vehicle", _vehicle(car)
     for name, person in WALKERS.items():
@@ -319,6 +269,19 @@ def find(name: str) -> Definition:
     if found is None:
         raise _invalid(f"no blueprint '{name[:80]}' in this world.{nearest(name[:80], _by_name())}")
     return found
+
+
+def body(definition: Definition) -> tuple[BoundingBox, tuple[int, ...]]:
+    """Box and semantic tags of what a blueprint makes; sensors and controllers have none."""
+    name = definition.id
+    if definition.kind == "vehicle":
+        return BoundingBox(VEHICLES[name].centre, VEHICLES[name].half), (int(VEHICLES[name].tag),)
+    if definition.kind == "walker":
+        return BoundingBox(WALKERS[name].centre, WALKERS[name].half), (int(Tag.PEDESTRIANS),)
+    if definition.kind == "static":
+        half, _ = PROPS[name]
+        return BoundingBox((0.0, 0.0, half[2]), half), (int(Tag.DYNAMIC),)
+    return BoundingBox(), ()
 
 
 def resolve(name: str, given: Mapping[str, str]) -> tuple[Definition, dict[str, str]]:

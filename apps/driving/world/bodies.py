@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.driving.world.actors import Actor
+from apps.driving.world.blueprints import truth
 from apps.driving.world.checks import place, vector
 from apps.driving.world.errors import SimulationError
 from apps.driving.world.geometry import Transform
@@ -114,8 +115,14 @@ class Bodies:
                 fleet.set_velocity(actor_id, (0.0, 0.0, 0.0))
 
     def set_collisions(self, actor_id: int, enabled: bool) -> None:
-        """Off, it drives or stands through everything and may be spawned upon."""
+        """Off, it drives or stands through everything and may be spawned upon.
+
+        A walker that is not invincible stays solid: the client's navigation switches off the
+        collisions of each walker it leads, and CARLA's cars run into those nevertheless.
+        """
         world, actor = self._world, self._world.actor(actor_id)
+        if actor.kind == "walker" and not truth(actor.attributes["is_invincible"]):
+            return
         if enabled:
             world.ghosts.discard(actor_id)
         else:

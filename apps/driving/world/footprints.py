@@ -6,9 +6,12 @@ plane (separating axis theorem).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from apps.driving.world.geometry import Boxes
+from apps.driving.world.actors import BoundingBox
+from apps.driving.world.geometry import Boxes, Transform
 
 SLACK = 0.02
 """m: boxes that touch by less do not collide; a spawn point may lie against a kerb."""
@@ -46,6 +49,18 @@ def meets(box: Boxes, others: Boxes) -> np.ndarray:
     apart = (np.abs(local) >= mine + grown - SLACK) | (np.abs(theirs) >= half + shown - SLACK)
     met[rows] = ~apart.any(1)
     return met
+
+
+def outline(box: BoundingBox, pose: Transform) -> Boxes:
+    """The one box in the world's frame, upright."""
+    found = Boxes.empty(1)
+    yaw = math.radians(pose.yaw)
+    c, s = math.cos(yaw), math.sin(yaw)
+    x, y, z = box.centre
+    found.centre[0] = pose.x + c * x - s * y, pose.y + s * x + c * y, pose.z + z
+    found.half[0] = box.half
+    found.yaw[0] = yaw
+    return found
 
 
 class Footprints:

@@ -24,8 +24,11 @@ class Registry:
         self._next = 1
         self._moving = 0
 
-    def add(self, *, kind: Any, parent: int = 0, **fields: Any) -> Actor:
-        """A new actor. Raises SimulationError when there are too many."""
+    def add(self, *, kind: Any, parent: int = 0, streamed: bool = False, **fields: Any) -> Actor:
+        """A new actor, with a stream of its own if ``streamed``.
+
+        Raises SimulationError when there are too many.
+        """
         if len(self.actors) >= MOST_ACTORS:
             raise SimulationError(
                 f"Spawn failed: the world holds {MOST_ACTORS} actors; destroy some first"
@@ -36,7 +39,7 @@ class Registry:
                 f"Spawn failed: the world holds {MOST_MOVING} vehicles and walkers; "
                 "destroy some first"
             )
-        stream = STREAMS + self._next if kind == "sensor" else 0
+        stream = STREAMS + self._next if streamed else 0
         actor = Actor(id=self._next, kind=kind, parent=parent, stream=stream, **fields)
         self._next += 1
         self._moving += moves

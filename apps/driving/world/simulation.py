@@ -15,7 +15,6 @@ stays where it was, as in Unreal.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from apps.driving.world import blueprints
-from apps.driving.world.actors import Actor, Attachment, BoundingBox, Settings
+from apps.driving.world.actors import Actor, Attachment, Settings
 from apps.driving.world.bodies import Bodies
 from apps.driving.world.catalogue import VEHICLES, WALKERS
 from apps.driving.world.checks import finite, place
 from apps.driving.world.errors import SimulationError
-from apps.driving.world.footprints import Footprints, meets
+from apps.driving.world.footprints import Footprints, meets, outline
 from apps.driving.world.geometry import Boxes, Transform
 from apps.driving.world.lights import Lights
 from apps.driving.world.movement import Movement
@@ -40,7 +39,7 @@ from apps.driving.world.render.scene import Scene
 from apps.driving.world.roadside import Roadside
 from apps.driving.world.sensors import SENSORS, Collision, Reading, Sensor, gather
 from apps.driving.world.signals import Signals
-from apps.driving.world.stage import Stage, prop_half
+from apps.driving.world.stage import Stage
 from apps.driving.world.surroundings import Surroundings
 from apps.driving.world.tags import Tag
 from apps.driving.world.town import Town
@@ -184,13 +183,13 @@ class World:
                 raise SimulationError(f"unable to attach a {definition.kind} to actor {parent}")
         if attachment not in tuple(Attachment):
             raise SimulationError(f"attachment type {attachment}: want 0, 1 or 2")
-        box, tags = self._body(definition.kind, blueprint)
+        box, tags = blueprints.body(definition)
         world_pose = self.transform(parent).then(pose) if parent else pose
         if definition.kind == "walker":
             # Clients take the ground for a walker's place; its own is half its height above.
             world_pose = world_pose._replace(z=max(world_pose.z, box.half[2]))
-        outline = _outline(box, world_pose)
-        if definition.kind in ("vehicle", "walker") and not self._free(outline):
+        footprint = outline(box, world_pose)
+        if definition.kind in ("vehicle", "walker") and not self._free(footprint):
             raise SimulationError("Spawn failed because of collision at spawn position")
         actor = self.registry.add(
             type_id=blueprint,
@@ -202,6 +201,7 @@ class World:
             tags=tags,
             parent=parent,
             attachment=Attachment(attachment),
+            streamed=blueprint in SENSORS,
         )
         if actor.kind == "vehicle":
             self.fleet.add(actor.id, VEHICLES[blueprint], world_pose)
@@ -210,8 +210,8 @@ class World:
         elif actor.type_id in SENSORS:
             self.sensors[actor.id] = SENSORS[actor.type_id](actor)
         if self._footprints is not None and actor.kind in ("vehicle", "walker", "static"):
-            outline.instance[0] = actor.id
-            self._footprints.add(outline)
+            footprint.instance[0] = actor.id
+            self._footprints.add(footprint)
         self._changed(actor)
         return actor
 
@@ -365,34 +365,7 @@ class World:
 
     # Room for new actors.
 
-    def _free(self, outline: Boxes) -> bool:
+    def _free(self, box: Boxes) -> bool:
         if self._footprints is None:
             self._footprints = Footprints(self.stage().solid())
-        return not (
-            self._footprints.meets(outline) or meets(outline, self.surroundings.fixed).any()
-        )
-
-    def _body(self, kind: str, blueprint: str) -> tuple[BoundingBox, tuple[int, ...]]:
-        """Box and tags of what a blueprint makes."""
-        if kind == "vehicle":
-            car = VEHICLES[blueprint]
-            return BoundingBox(car.centre, car.half), (int(car.tag),)
-        if kind == "walker":
-            person = WALKERS[blueprint]
-            return BoundingBox(person.centre, person.half), (int(Tag.PEDESTRIANS),)
-        if kind == "static":
-            half = prop_half(blueprint)
-            return BoundingBox((0.0, 0.0, half[2]), half), (int(Tag.DYNAMIC),)
-        return BoundingBox(), ()
-
-
-def _outline(box: BoundingBox, pose: Transform) -> Boxes:
-    """The one box in the world's frame, upright."""
-    outline = Boxes.empty(1)
-    yaw = math.radians(pose.yaw)
-    c, s = math.cos(yaw), math.sin(yaw)
-    x, y, z = box.centre
-    outline.centre[0] = pose.x + c * x - s * y, pose.y + s * x + c * y, pose.z + z
-    outline.half[0] = box.half
-    outline.yaw[0] = yaw
-    return outline
+        return not (self._footprints.meets(box) or meets(box, self.surroundings.fixed).any())

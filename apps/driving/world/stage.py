@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.driving.world.actors import Actor
-from apps.driving.world.blueprints import PROPS
 from apps.driving.world.geometry import Boxes
 from apps.driving.world.render.scene import Scene
 from apps.driving.world.vehicle_calls import HIGH_BEAM, LOW_BEAM
@@ -101,8 +100,3 @@ def colour(actor: Actor) -> tuple[int, int, int]:
     if actor.kind == "walker":
         return CLOTHES[actor.id % len(CLOTHES)]
     return PROP_RGB
-
-
-def prop_half(type_id: str) -> tuple[float, float, float]:
-    """Half extents (m) of a static prop."""
-    return PROPS[type_id.removeprefix("static.prop.")][0]

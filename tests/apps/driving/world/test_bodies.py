@@ -175,6 +175,22 @@ def test_ghosts_meet_nothing_and_take_no_room(world: World) -> None:
     assert world.transform(other.id)[:2] == pytest.approx(OPEN[:2])
 
 
+@pytest.mark.parametrize("invincible", [True, False])
+def test_who_is_not_invincible_is_run_into_though_a_client_leads_him(
+    world: World, invincible: bool
+) -> None:
+    given = {"is_invincible": str(invincible).lower()}
+    walker = world.spawn("walker.pedestrian.0001", given, OPEN)
+    world.bodies.set_collisions(walker.id, False)
+    car = world.spawn(CAR, {}, OPEN.then(Transform(-8.0)))
+    world.bodies.set_target_velocity(car.id, (8.0, 0.0, 0.0))
+    hits = 0
+    for _ in range(40):
+        world.tick()
+        hits += len(world.collisions)
+    assert bool(hits) != invincible
+
+
 def test_what_does_not_move_is_not_pushed(world: World) -> None:
     with pytest.raises(SimulationError, match="want a vehicle or a walker"):
         world.bodies.add_impulse(world.signals.light_ids[0], (1.0, 0.0, 0.0))

@@ -13,14 +13,14 @@ from apps.driving.world.geometry import Transform
 from apps.driving.world.registry import Registry
 
 
-def add(found: Registry, kind: str = "static", parent: int = 0) -> Actor:
+def add(found: Registry, kind: str = "static", parent: int = 0, streamed: bool = False) -> Actor:
     fields: dict[str, Any] = {"type_id": "x", "uid": 1, "attributes": {}, "transform": Transform()}
-    return found.add(kind=kind, parent=parent, **fields)
+    return found.add(kind=kind, parent=parent, streamed=streamed, **fields)
 
 
-def test_ids_ascend_and_streams_are_the_sensors() -> None:
+def test_ids_ascend_and_streams_are_apart() -> None:
     found = Registry()
-    a, b = add(found), add(found, "sensor")
+    a, b = add(found), add(found, "sensor", streamed=True)
     assert (a.id, b.id) == (1, 2)
     assert a.stream == 0
     assert b.stream > 1
