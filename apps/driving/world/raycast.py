@@ -124,11 +124,7 @@ class _Planes:
 
     def __init__(self, solids: Solids, origin: np.ndarray) -> None:
         self.turn = solids.turn
-        c, s = solids.turn[:, 0], solids.turn[:, 1]
-        away = origin - solids.centre
-        self.eye = np.stack(
-            [c * away[:, 0] + s * away[:, 1], c * away[:, 1] - s * away[:, 0], away[:, 2]], axis=1
-        )
+        self.eye = solids.turned(origin - solids.centre)
         ahead, behind = solids.half - self.eye, solids.half + self.eye
         self.outside = (ahead < 0) | (behind < 0)
         self.plus = 1 / np.where(np.abs(ahead) < 1e-9, 1e-9, ahead)

@@ -1,6 +1,6 @@
 """The renderer on OpenGL 3.3 through EGL: no window, no display, and with Mesa's llvmpipe no GPU.
 
-All boxes on the picture are one instanced draw; colour and tag, depth and instance come back in two
+All faces of boxes on the picture go in three draws; colour and tag, depth and instance come back in two
 targets. What a pixel sees is decided at its centre as in ``software``; depth, tags and instances
 agree but where an edge passes within rounding of a centre.
 
@@ -17,17 +17,18 @@ import numpy as np
 
 from apps.driving.world.geometry import Transform
 from apps.driving.world.render import shaders
-from apps.driving.world.render.scene import Camera, Lens, Picture, Scene, Solids, Style
-from apps.driving.world.render.shading import NIGHT, nearest_beams
+from apps.driving.world.render.quads import ATTRIBUTES, WORDS, quads, towards
+from apps.driving.world.render.scene import Camera, Lens, Picture, Scene, Style
+from apps.driving.world.render.shading import NIGHT, face_light, nearest_beams
+from apps.driving.world.render.shadows import casters
 from apps.driving.world.render.textures import glow, levels, noise, palette
 from core.errors import ResourceError, need
 
 T = TypeVar("T")
 PACKAGES = "libegl1, libgl1 and libgl1-mesa-dri on Debian and Ubuntu"
 
-_SOLID = np.dtype(
-    [("centre", "3f4"), ("half", "3f4"), ("turn", "2f4"), ("rgb", "3f4"), ("kind", "3i4")]
-)
+FACES = 1024
+"""Quadrilaterals that buffers hold at first."""
 
 
 class GpuRenderer:
@@ -68,18 +69,17 @@ class _Painter:
             ) from error
         self.gl = moderngl
         context = self.context
-        self.cube = context.buffer(_cube().tobytes())
         self.screen = context.buffer(np.array([-1, -1, 3, -1, -1, 3], np.float32).tobytes())
-        self.groups = [
-            context.buffer(reserve=_SOLID.itemsize * 1024, dynamic=True) for _ in _GROUPS
-        ]
+        # the faces of each group of boxes, and those that throw shadows
+        self.faces = [context.buffer(reserve=1) for _ in (*_GROUPS, "dark")]
+        self.corners = context.buffer(reserve=1)
+        self.room = 0
         self.programs: dict[tuple[str, tuple[str, ...]], tuple[Any, Any]] = {}
         self.targets: dict[Lens, _Target] = {}
         self.textures: dict[str, Any] = {"noise": self._texture(noise(), "f4")}
         self.known: dict[str, Any] = {"ground": None, "lamps": None, "glowing": None}
-        # With row 0 at the top and a left-handed world, both mirrored, counter-clockwise is front.
-        context.front_face = "ccw"
         context.depth_func = "<="
+        self._make_room(FACES)
 
     def _program(self, name: str, traits: tuple[str, ...], group: int = 0) -> tuple[Any, Any]:
         """A program and its vertex array, compiled when first wanted."""
@@ -93,13 +93,11 @@ class _Painter:
         for place, sampler in enumerate(_SAMPLERS):
             if sampler in program:
                 program[sampler].value = place
-        content: list[tuple[Any, ...]] = [(self.screen, "2f", "corner")]
         if name in ("box", "shadow"):
-            content = [
-                (self.cube, *_layout(program, _CORNER)),
-                (self.groups[group], *_layout(program, _INSTANCE, "/i")),
-            ]
-        array = self.context.vertex_array(program, content)
+            content = [(self.faces[group], *_layout(program))]
+            array = self.context.vertex_array(program, content, index_buffer=self.corners)
+        else:
+            array = self.context.vertex_array(program, [(self.screen, "2f", "corner")])
         self.programs[name, (*traits, str(group))] = program, array
         return program, array
 
@@ -117,7 +115,6 @@ class _Painter:
         return texture
 
     def render(self, scene: Scene, camera: Camera, rgb: bool) -> Picture:
-        seen = scene.solids.take(camera.sees(scene.solids))
         self._keep(scene, rgb)
         frame = _frame(scene, camera)
         lens = camera.lens
@@ -127,30 +124,77 @@ class _Painter:
         for place, name in enumerate(_SAMPLERS):
             if name in self.textures:
                 self.textures[name].use(place)
-        target.frame.use()
         context = self.context
-        context.enable_only(self.gl.DEPTH_TEST | self.gl.CULL_FACE)
-        target.frame.clear(depth=1.0)
         data = frame.tobytes()
         traits = _traits(scene) if rgb else ()
-        for group, count in enumerate(self._upload(seen, camera)):
+        dark = casters(scene, camera) if rgb else np.zeros(0, np.int64)
+        if len(dark):
+            traits = (*traits, "SHADOWS")
+            self._shade(scene, dark, camera, target, data)
+        target.frame.use()
+        context.enable_only(self.gl.DEPTH_TEST)
+        target.frame.clear(depth=1.0)
+        for group, count in enumerate(self._upload(scene, camera, rgb)):
             if count:
                 own = (*traits, *_GROUPS[group]) if rgb else ()
-                self._draw("box", own, data, group, instances=count)
-        context.enable_only(self.gl.DEPTH_TEST)
+                self._draw("box", own, data, 6 * count, group)
         for name in ("ground", "sky"):
-            self._draw(name, traits, data, vertices=3)
+            self._draw(name, traits, data, 3)
         return target.read(rgb)
 
     def _draw(
-        self, name: str, traits: tuple[str, ...], frame: bytes, group: int = 0, **count: int
+        self, name: str, traits: tuple[str, ...], frame: bytes, corners: int, group: int = 0
     ) -> None:
         """Draw; a compiler shortens ``frame`` to what its program reads."""
         program, array = self._program(name, traits, group)
         if "frame" in program:
             numbers = program["frame"]
             numbers.write(frame[: 16 * numbers.array_length])
-        array.render(**count)
+        array.render(vertices=corners)
+
+    def _shade(
+        self, scene: Scene, dark: np.ndarray, camera: Camera, target: _Target, frame: bytes
+    ) -> None:
+        """Draw what faces the sun of the solids ``dark``, flattened along its rays."""
+        solids = scene.solids.take(dark)
+        sunny = towards(solids.turned(scene.weather.sun))
+        count = self._fill(len(_GROUPS), quads(solids, camera.eye, sunny, None))
+        target.shade.use()
+        target.shade.clear()
+        self.context.enable_only(self.gl.NOTHING)
+        self._draw("shadow", (), frame, 6 * count, len(_GROUPS))
+        target.shadow.use(_SAMPLERS.index("shadow"))
+
+    def _upload(self, scene: Scene, camera: Camera, rgb: bool) -> list[int]:
+        """How many faces each group has, nearest first: what is hidden costs no shading."""
+        rows = camera.sees(scene.solids)
+        away = scene.solids.centre[rows] - camera.eye
+        group = _GROUP_OF[scene.solids.style[rows]]
+        order = np.lexsort(((away * away).sum(1), group))
+        seen, group = scene.solids.take(rows[order]), group[order]
+        front = towards(seen.turned(-away[order]), seen.half)
+        light = face_light(scene, seen) if rgb else None
+        faces = quads(seen, camera.eye, front, light)
+        count = np.bincount(np.repeat(group, front.sum(1)), minlength=len(_GROUPS))
+        ends = np.cumsum(count)
+        return [self._fill(g, faces[end - n : end]) for g, (n, end) in enumerate(zip(count, ends))]
+
+    def _fill(self, group: int, faces: np.ndarray) -> int:
+        """Upload faces (F, 4, WORDS); F."""
+        if len(faces) > self.room:
+            self._make_room(2 * len(faces))
+        if len(faces):
+            self.faces[group].write(faces.tobytes())
+        return len(faces)
+
+    def _make_room(self, faces: int) -> None:
+        """For ``faces`` in each group; what they held is lost."""
+        self.room = faces
+        for buffer in self.faces:
+            buffer.orphan(faces * 4 * WORDS * 4)
+        numbers = np.arange(faces, dtype=np.int32)[:, None] * 4 + [0, 1, 2, 0, 2, 3]
+        self.corners.orphan(numbers.size * 4)
+        self.corners.write(numbers.astype(np.int32).tobytes())
 
     def _keep(self, scene: Scene, rgb: bool) -> None:
         """Upload the ground and the light of the lamps when they are others than before."""
@@ -173,26 +217,6 @@ class _Painter:
             textures["glow"] = self._texture(glow(ground, lamps), "f4")
             known["lamps"], known["glowing"] = scene.lamps, True
 
-    def _upload(self, seen: Solids, camera: Camera) -> list[int]:
-        """How many solids each group has, nearest first: what is hidden costs no shading."""
-        rows = np.empty(len(seen), _SOLID)
-        rows["centre"] = away = seen.centre - camera.eye
-        rows["half"], rows["turn"], rows["rgb"] = seen.half, seen.turn, seen.rgb
-        rows["kind"][:, 0], rows["kind"][:, 1] = seen.tag, seen.instance
-        rows["kind"][:, 2] = seen.style
-        group = _GROUP_OF[seen.style]
-        nearness = (away * away).sum(1)
-        order = np.lexsort((nearness, group))
-        count = np.bincount(group, minlength=len(_GROUPS))
-        for buffer, part in zip(
-            self.groups, np.split(rows[order], np.cumsum(count)[:-1]), strict=True
-        ):
-            if part.nbytes > buffer.size:
-                buffer.orphan(2 * part.nbytes)
-            if len(part):
-                buffer.write(part.tobytes())
-        return [int(n) for n in count]
-
     def close(self) -> None:
         self.context.release()
 
@@ -203,14 +227,6 @@ _SOURCES = {
     "sky": (shaders.SKY_VERTEX, shaders.SKY_FRAGMENT),
     "shadow": (shaders.SHADOW_VERTEX, shaders.SHADOW_FRAGMENT),
 }
-_CORNER = (("corner", 3, "f"), ("side", 1, "i"))
-_INSTANCE = (
-    ("centre", 3, "f"),
-    ("half_size", 3, "f"),
-    ("turn", 2, "f"),
-    ("paint", 3, "f"),
-    ("kind", 3, "i"),
-)
 # Plain boxes, houses, and the rest, each with a program of its own.
 _GROUPS: tuple[tuple[str, ...], ...] = ((), ("HOUSES",), ("PARTS",))
 _GROUP_OF = np.full(256, 2)
@@ -218,10 +234,10 @@ _GROUP_OF[Style.PLAIN], _GROUP_OF[Style.FACADE] = 0, 1
 _SAMPLERS = ("cells", "tag_of", "palette", "coarse", "coarsest", "noise", "glow", "shadow")
 
 
-def _layout(program: Any, names: tuple[tuple[str, int, str], ...], per: str = "") -> list[str]:
-    """Format and names of the attributes that ``program`` uses; the others are skipped."""
-    parts = [f"{n}{kind}" if name in program else f"{4 * n}x" for name, n, kind in names]
-    return [" ".join(parts) + per, *(name for name, _, _ in names if name in program)]
+def _layout(program: Any) -> list[str]:
+    """Format and names of the attributes of faces that ``program`` uses; the others are skipped."""
+    parts = [f"{n}{kind}" if name in program else f"{4 * n}x" for name, n, kind in ATTRIBUTES]
+    return [" ".join(parts), *(name for name, _, _ in ATTRIBUTES if name in program)]
 
 
 def _traits(scene: Scene) -> tuple[str, ...]:
@@ -241,6 +257,8 @@ class _Target:
         self.meet = context.texture(size, 2, dtype="u4")
         self.depth = context.depth_renderbuffer(size)
         self.frame = context.framebuffer([self.colour, self.meet], self.depth)
+        self.shadow = context.texture(size, 1)
+        self.shade = context.framebuffer([self.shadow])
 
     def read(self, rgb: bool) -> Picture:
         colour = np.frombuffer(
@@ -261,19 +279,6 @@ class _Target:
 def _bytes(packed: np.ndarray) -> np.ndarray:
     """(H, W, 4) uint8 of packed colours."""
     return np.ascontiguousarray(packed).astype("<u4").view(np.uint8).reshape(*packed.shape, 4)
-
-
-def _cube() -> np.ndarray:
-    """36 corners (x, y, z in -1, 1) and the number of their face, counter-clockwise from outside
-    in a right-handed frame: +x -x +y -y +z -z."""
-    corners = np.zeros(36, np.dtype([("corner", "3f4"), ("side", "i4")]))
-    for side in range(6):
-        axis, sign = side // 2, 1 - 2 * (side % 2)
-        for k, (a, b) in enumerate(((-1, -1), (1, -1), (1, 1), (-1, -1), (1, 1), (-1, 1))):
-            corner = np.zeros(3)
-            corner[axis], corner[(axis + 1) % 3], corner[(axis + 2) % 3] = sign, a * sign, b
-            corners[6 * side + k] = (corner, side)
-    return corners
 
 
 def _frame(scene: Scene, camera: Camera) -> np.ndarray:

@@ -136,6 +136,12 @@ class Solids:
         """The solids at an index or mask."""
         return Solids(*(getattr(self, f.name)[rows] for f in fields(self)))
 
+    def turned(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors (3) or (K, 3) of the world along each solid's own axes: (K, 3)."""
+        c, s = self.turn[:, 0], self.turn[:, 1]
+        x, y, z = vectors.T
+        return np.stack([c * x + s * y, c * y - s * x, z + 0 * c], axis=1)
+
     @classmethod
     def of(cls, boxes: Boxes, start: int = 0) -> Solids:
         """The parts of ``boxes``, whose owners count from ``start``."""

@@ -88,37 +88,28 @@ void emit(vec3 rgb, float t, uint tag, uint instance) {
 BOX_VERTEX = (
     _HEAD
     + """
-in vec3 corner;
-in int side;
-in vec3 centre;
-in vec3 half_size;
-in vec2 turn;
+in vec3 at;
+in vec2 place;
+in vec2 half_face;
 in vec3 paint;
-in ivec3 kind;
-flat out ivec4 what;
+in vec3 light;
+in ivec4 what;
+flat out ivec4 of;
 flat out vec3 base;
-flat out vec3 light;
-flat out vec2 half_face;
-out vec2 place;
-out vec3 at;
+flat out vec3 lit;
+flat out vec2 span;
+out vec2 spot;
+out vec3 where;
 void main() {
-    vec3 local = corner * half_size;
-    vec2 flat_at = vec2(turn.x * local.x - turn.y * local.y, turn.y * local.x + turn.x * local.y);
-    vec3 p = centre + vec3(flat_at, local.z);
-    float t = dot(FORWARD, p);
+    float t = dot(FORWARD, at);
     vec2 focal = 2.0 * FOCAL / SIZE;
-    gl_Position = vec4(dot(RIGHT, p) * focal.x, -dot(UP, p) * focal.y, t - 2.0 * NEAR, t);
-    what = ivec4(kind.xy, side < 4 ? kind.z : 0, side);
+    gl_Position = vec4(dot(RIGHT, at) * focal.x, -dot(UP, at) * focal.y, t - 2.0 * NEAR, t);
+    of = what;
     base = paint;
-    bool front = side < 2;
-    place = vec2(front ? local.y : local.x, local.z);
-    half_face = vec2(front ? half_size.y : half_size.x, half_size.z);
-    float ahead = dot(turn, SUN.xy), aside = turn.x * SUN.y - turn.y * SUN.x;
-    float cosine = front ? ahead : side < 4 ? aside : SUN.z;
-    if ((side & 1) == 1) cosine = -cosine;
-    float sky = front ? 0.86 : side < 4 ? 0.8 : side == 4 ? 1.0 : 0.55;
-    light = AMBIENT * sky + DIRECT * max(cosine, 0.0);
-    at = p + EYE;
+    lit = light;
+    span = half_face;
+    spot = place;
+    where = at + EYE;
 }
 """
 )
@@ -128,15 +119,15 @@ BOX_FRAGMENT = (
     + _LIGHT
     + _OUT
     + f"""
-flat in ivec4 what;
+flat in ivec4 of;
 flat in vec3 base;
-flat in vec3 light;
-flat in vec2 half_face;
-in vec2 place;
-in vec3 at;
+flat in vec3 lit;
+flat in vec2 span;
+in vec2 spot;
+in vec3 where;
 vec3 facade(vec3 rgb, float key) {{
-    vec2 size = 2.0 * half_face;
-    vec2 cell = (place + half_face) / size * max(floor(size / vec2({WINDOW[0]}, {WINDOW[1]})), 1.0);
+    vec2 size = 2.0 * span;
+    vec2 cell = (spot + span) / size * max(floor(size / vec2({WINDOW[0]}, {WINDOW[1]})), 1.0);
     vec2 pane = floor(cell), inside = cell - pane;
     bool glass = abs(inside.x - 0.5) < 0.27 && abs(inside.y - 0.56) < 0.25;
     if (!glass || size.x <= 3.0 || size.y <= 2.2) return rgb;
@@ -149,32 +140,32 @@ vec3 facade(vec3 rgb, float key) {{
 #endif
 }}
 vec3 body(vec3 rgb) {{
-    vec2 q = place / half_face;
+    vec2 q = spot / span;
     if (q.y < -0.62) rgb *= 0.45;
     bool lamp = abs(q.x) > 0.62 && abs(q.x) < 0.95 && abs(q.y - 0.25) < 0.3;
-    if (!lamp || what.w > 1) return rgb;
+    if (!lamp || of.w > 1) return rgb;
 #ifdef DARK
-    return what.w == 0 ? vec3(250.0, 246.0, 228.0) : vec3(226.0, 34.0, 28.0);
+    return of.w == 0 ? vec3(250.0, 246.0, 228.0) : vec3(226.0, 34.0, 28.0);
 #else
-    vec3 shine = what.w == 0 ? vec3(250.0, 246.0, 228.0) : vec3(150.0, 22.0, 20.0);
+    vec3 shine = of.w == 0 ? vec3(250.0, 246.0, 228.0) : vec3(150.0, 22.0, 20.0);
     return shine * (MEAN_AMBIENT + 0.3);
 #endif
 }}
 vec3 cabin(vec3 rgb) {{
-    vec2 q = place / half_face;
+    vec2 q = spot / span;
     if (abs(q.x) >= 0.9 || q.y >= 0.68 || q.y <= -0.85) return rgb;
     return vec3(22.0, 26.0, 30.0) * 0.7 + 0.11 * (ZENITH + HORIZON);
 }}
 vec3 signal() {{
     float dim = MEAN_AMBIENT + 0.2;
     vec3 rgb = vec3(34.0, 36.0, 38.0) * dim;
-    if (what.w != 1) return rgb;
+    if (of.w != 1) return rgb;
     int lit = base.r > 1.6 * base.g ? 0 : base.g > 1.25 * base.r ? 2 : 1;
     if (max(base.r, base.g) < 100.0) lit = -1;
-    float radius = min(0.8 * half_face.x, 0.29 * half_face.y);
+    float radius = min(0.8 * span.x, 0.29 * span.y);
     vec3 off[3] = vec3[3](vec3(58, 18, 16), vec3(56, 44, 14), vec3(14, 48, 30));
     for (int lamp = 0; lamp < 3; ++lamp) {{
-        vec2 q = vec2(place.x, place.y - 0.64 * float(1 - lamp) * half_face.y);
+        vec2 q = vec2(spot.x, spot.y - 0.64 * float(1 - lamp) * span.y);
         if (dot(q, q) < radius * radius) rgb = lit == lamp ? base : off[lamp] * dim;
     }}
     return rgb;
@@ -184,24 +175,24 @@ void main() {{
     if (t > FAR) discard;
     vec3 rgb = vec3(0.0);
 #ifdef RGB
-    float key = float(what.y % 97);
-    rgb = base * light * min(0.8 + at.z * (0.2 / 1.5), 1.0);
+    float key = float(of.y % 97);
+    rgb = base * lit * min(0.8 + where.z * (0.2 / 1.5), 1.0);
 #ifdef DARK
-    rgb += base * lamps(at) * LAMPLIGHT;
+    rgb += base * lamps(where) * LAMPLIGHT;
 #endif
 #ifdef HOUSES
-    if (what.z == {int(Style.FACADE)}) rgb = facade(rgb, key);
+    if (of.z == {int(Style.FACADE)}) rgb = facade(rgb, key);
 #endif
 #ifdef PARTS
-    if (what.z == {int(Style.BODY)}) rgb = body(rgb);
-    else if (what.z == {int(Style.CABIN)}) rgb = cabin(rgb);
-    else if (what.z == {int(Style.SIGNAL)}) rgb = signal();
-    else if (what.z == {int(Style.LEAVES)})
-        rgb *= 0.72 + 0.5 * noise_at(vec2(place.x * 34.0 + key * 57.0, place.y * 34.0));
+    if (of.z == {int(Style.BODY)}) rgb = body(rgb);
+    else if (of.z == {int(Style.CABIN)}) rgb = cabin(rgb);
+    else if (of.z == {int(Style.SIGNAL)}) rgb = signal();
+    else if (of.z == {int(Style.LEAVES)})
+        rgb *= 0.72 + 0.5 * noise_at(vec2(spot.x * 34.0 + key * 57.0, spot.y * 34.0));
 #endif
     rgb = misty(rgb, t);
 #endif
-    emit(rgb, t, uint(what.x), uint(what.y));
+    emit(rgb, t, uint(of.x), uint(of.y));
 }}
 """
 )
@@ -319,17 +310,9 @@ void main() {
 SHADOW_VERTEX = (
     _HEAD
     + """
-in vec3 corner;
-in int side;
-in vec3 centre;
-in vec3 half_size;
-in vec2 turn;
+in vec3 at;
 void main() {
-    vec3 local = corner * half_size;
-    vec2 flat_at = vec2(turn.x * local.x - turn.y * local.y, turn.y * local.x + turn.x * local.y);
-    vec3 p = centre + vec3(flat_at, local.z);
-    float above = p.z + EYE.z;
-    p = vec3(p.xy - SUN.xy / SUN.z * above, -EYE.z);
+    vec3 p = vec3(at.xy - SUN.xy / SUN.z * (at.z + EYE.z), -EYE.z);
     float t = dot(FORWARD, p);
     vec2 focal = 2.0 * FOCAL / SIZE;
     gl_Position = vec4(dot(RIGHT, p) * focal.x, -dot(UP, p) * focal.y, t - 2.0 * NEAR, t);

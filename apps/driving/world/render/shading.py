@@ -303,9 +303,8 @@ def nearest_beams(scene: Scene, camera: Camera) -> list[tuple[float, float, floa
 def face_light(scene: Scene, seen: Solids) -> np.ndarray:
     """(6 K, 3) float64 factors of the light on every face: +x -x +y -y +z -z of each solid."""
     weather, sun = scene.weather, scene.weather.sun
-    c, s = seen.turn[:, 0], seen.turn[:, 1]
-    ahead, aside, above = c * sun[0] + s * sun[1], c * sun[1] - s * sun[0], 0 * c + sun[2]
-    cosine = np.stack([ahead, -ahead, aside, -aside, above, -above], axis=1).reshape(-1, 1)
+    cosine = seen.turned(sun)
+    cosine = np.stack([cosine, -cosine], axis=2).reshape(-1, 1)
     sky = np.tile([0.86, 0.86, 0.8, 0.8, 1.0, 0.55], len(seen))[:, None]
     light: np.ndarray = weather.ambient * sky + weather.direct * np.maximum(cosine, 0)
     return light

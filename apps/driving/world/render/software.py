@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from apps.driving.world.geometry import Transform
+from apps.driving.world.render.projection import bounds
 from apps.driving.world.render.scene import FAR, NEAR, Camera, Lens, Picture, Scene, Solids
 from apps.driving.world.render.shading import GROUND, SKY, Painter
+from apps.driving.world.render.shadows import shaded
 
 FEW = 160
 """Pixels of a bounding rectangle up to which boxes are drawn all at once: one by one a box costs
@@ -51,7 +53,8 @@ class SoftwareRenderer:
 
         depth = 1 / w
         depth[face == SKY] = FAR  # not 999.99994
-        return self._painter.finish(scene, camera, seen, depth, face, None, u, v, rgb)
+        shadow = shaded(scene, camera, face == GROUND, u, v) if rgb else None
+        return self._painter.finish(scene, camera, seen, depth, face, shadow, u, v, rgb)
 
     def close(self) -> None:
         """Forget the caches."""
@@ -73,7 +76,7 @@ class Planes:
         c, s = solids.turn[:, 0], solids.turn[:, 1]
         zero, one = np.zeros_like(c), np.ones_like(c)
         axes = np.stack([c, s, zero, -s, c, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)
-        eye = np.einsum("kij,kj->ki", axes, camera.eye - solids.centre)
+        eye = solids.turned(camera.eye - solids.centre)
         ray = axes @ camera.axes  # (K, 3 of the box, 3 of the camera)
         room = np.stack([solids.half - eye, solids.half + eye], axis=2)  # to the planes + and -
         front = (room < 0).reshape(-1, 6)
@@ -82,50 +85,6 @@ class Planes:
         order = np.argsort(~front, axis=1, kind="stable")
         w = np.take_along_axis(w.reshape(-1, 6, 3), order[..., None], axis=1)
         return cls(w.astype(np.float32), order, front.sum(axis=1))
-
-
-def bounds(solids: Solids, camera: Camera) -> np.ndarray:
-    """(K, 4) int: first row, end row, first column, end column of pixels that each may cover."""
-    lens = camera.lens
-    c, s = solids.turn[:, 0:1], solids.turn[:, 1:2]
-    forward, side = camera.axes[0], camera.axes[1]
-    edge_x = (c * forward + s * side) * solids.half[:, 0:1]  # (K, 3) in the camera's frame
-    edge_y = (c * side - s * forward) * solids.half[:, 1:2]
-    edge_z = camera.axes[2] * solids.half[:, 2:3]
-    at = (solids.centre - camera.eye) @ camera.axes
-    edges = np.stack([edge_x, edge_y, edge_z], axis=1)
-    corners = at[:, None, :] + np.einsum("cs,ksx->kcx", _SIGNS, edges)  # (K, 8, 3)
-    low, high = _extent(corners, corners[..., 0] >= NEAR)
-    cut = np.flatnonzero((corners[..., 0] < NEAR).any(axis=1))
-    if len(cut):  # where an edge passes the near plane, the picture ends at that point
-        a, b = corners[cut][:, _EDGES[:, 0]], corners[cut][:, _EDGES[:, 1]]
-        passes = (a[..., 0] < NEAR) != (b[..., 0] < NEAR)
-        along = (NEAR - a[..., 0]) / np.where(passes, b[..., 0] - a[..., 0], 1.0)
-        met = a + along[..., None] * (b - a)
-        met[..., 0] = NEAR
-        more_low, more_high = _extent(met, passes)
-        low[cut], high[cut] = np.minimum(low[cut], more_low), np.maximum(high[cut], more_high)
-    middle = np.array([lens.width, lens.height]) / 2 - 0.5
-    size = np.array([lens.width, lens.height])
-    # a thousandth of a pixel more: what rounding of w could still let in
-    first = np.ceil(np.clip(low * lens.focal + middle - 1e-3, 0, size)).astype(np.int64)
-    end = np.floor(np.clip(high * lens.focal + middle + 1e-3, -1, size - 1)).astype(np.int64) + 1
-    return np.stack([first[:, 1], end[:, 1], first[:, 0], end[:, 0]], axis=1)
-
-
-def _extent(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest (to the right, down) at depth 1 of the valid ones of points (K, n, 3)."""
-    x = np.where(valid, points[..., 0], 1.0)
-    flat = np.stack([points[..., 1] / x, -points[..., 2] / x], axis=2)
-    low = np.where(valid[..., None], flat, np.inf).min(axis=1)
-    high = np.where(valid[..., None], flat, -np.inf).max(axis=1)
-    return low, high
-
-
-_SIGNS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
-_EDGES = np.array(
-    [[a, a | bit] for bit in (1, 2, 4) for a in range(8) if not a & bit]
-)  # pairs of corners that differ in one sign
 
 
 def _draw(
