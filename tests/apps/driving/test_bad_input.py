@@ -69,7 +69,8 @@ RUN = str(ROOT / "apps" / "driving" / "run.py")
 
 def world(*options: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """``run.py world`` with options that must end it."""
-    command = [sys.executable, RUN, "world", *map(str, options)]
+    port = () if "--port" in options else ("--port", "0")
+    command = [sys.executable, RUN, "world", *map(str, options), *port]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
@@ -114,7 +115,10 @@ def test_options_that_cannot_be(options: tuple[object, ...], word: str) -> None:
 
 def test_town_that_is_no_file(tmp_path: Path) -> None:
     refused(world("--town", tmp_path / "nowhere.xodr"), 3, "nowhere.xodr")
-    refused(world("--town", tmp_path), 3, str(tmp_path))
+    refused(world("--town", tmp_path), 2, str(tmp_path))
+    folder = tmp_path / "folder.xodr"
+    folder.mkdir()
+    refused(world("--town", folder), 3, str(folder))
 
 
 def road() -> str:
@@ -545,6 +549,7 @@ def test_client_gone_mid_tick(port: int) -> None:
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                 )
                 hasty.socket.close()  # a reset, not a farewell
+            time.sleep(0.5)  # what they asked for is done meanwhile, or is not
             first = client.ask("tick_cue")[0][1]
             assert client.ask("tick_cue")[0][1] == first + 1
         finally:
