@@ -140,7 +140,7 @@ class Server:
         self._timer = self.loop.call_at(self._due, self._free_run)
 
     def tick(self) -> Any:
-        """One step; an awaitable when a reader has to catch up first."""
+        """One step; an awaitable when a reader has to catch up or to arrive first."""
         if self._streams.congested:
             return self._tick_when_caught_up()
         return self._tick()
@@ -167,19 +167,28 @@ class Server:
             stream |= self._episode_bits()
         return layouts.token(stream, self.stream_port)
 
+    def expect(self, stream: int) -> None:
+        """A client has asked where a stream is and is about to read it."""
+        if stream == WORLD_OBSERVER_STREAM or self._sensor(stream) is not None:
+            self._streams.expect(stream)
+
     def _episode_bits(self) -> int:
         # So that a reader left over from an earlier episode never gets another sensor's data,
         # although ids begin anew.
         return (1 + self.episode % 0xFFE) << EPISODE_BITS
 
-    def _listen(self, stream: int, listened: bool) -> None:
-        if stream - self._episode_bits() >> EPISODE_BITS:
-            return
+    def _sensor(self, stream: int) -> Actor | None:
+        """The sensor that sends on a stream of the present episode."""
         number = stream - self._episode_bits()
-        for actor in self.world.actors.values():
-            if actor.stream == number:
-                self.world.listen(actor.id, listened)
-                return
+        if number >> EPISODE_BITS:
+            return None
+        found = (a for a in self.world.actors.values() if a.stream and a.stream == number)
+        return next(found, None)
+
+    def _listen(self, stream: int, listened: bool) -> None:
+        sensor = self._sensor(stream)
+        if sensor is not None:
+            self.world.listen(sensor.id, listened)
 
     def _greet(self, stream: int) -> bytes | None:
         """The present state for who begins to look: in synchronous mode none may come for long."""

@@ -57,6 +57,10 @@ class Host(Protocol):
         """The address of a stream."""
         ...
 
+    def expect(self, stream: int) -> None:
+        """A client is about to read a stream."""
+        ...
+
     def tick(self) -> int | Awaitable[int]:
         """One step in synchronous mode; the number of its frame."""
         ...
@@ -173,6 +177,7 @@ class Handlers:
         return [self.host.episode, [self.host.token(1)]]
 
     def get_sensor_token(self, stream: int) -> list[Any]:
+        self.host.expect(stream)
         return [self.host.token(stream)]
 
     def get_episode_settings(self) -> list[Any]:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apps.driving.world.actors import Actor
-from apps.driving.world.protocol import layouts
-from apps.driving.world.protocol.layouts import SensorType
-from apps.driving.world.sensors import (
+from apps.driving.world.payloads import (
     Collision,
     Gnss,
     Image,
@@ -19,6 +17,8 @@ from apps.driving.world.sensors import (
     Radar,
     SemanticLidar,
 )
+from apps.driving.world.protocol import layouts
+from apps.driving.world.protocol.layouts import SensorType
 
 CAMERAS = {
     "sensor.camera.rgb": SensorType.RGB_CAMERA,

@@ -8,6 +8,10 @@ Nobody waits for a slow reader, except the one who ticks, and then shortly. What
 taken is kept up to ``BEHIND`` bytes. A reader further behind misses messages while the world runs
 by itself, as with CARLA's server; in synchronous mode, where every frame counts, ``caught_up``
 lets the tick wait up to ``PATIENCE_S`` for it. A reader that takes nothing for that long is dropped.
+
+The tick also waits for a reader that is on its way: a client asks by a call where a stream is, and
+connects to it from another thread while it goes on to tick. A tick of CARLA's takes longer than that;
+one of this world's would be over, and the first reading lost.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ log = logging.getLogger(__name__)
 
 BEHIND = 16 << 20  # bytes a reader may be behind: two pictures of 1920 x 1080
 PATIENCE_S = 2.0
+ON_ITS_WAY_S = 1.0  # from being told a stream's address to having subscribed
 GREETING_S = 10.0  # within which a connection has to say what it wants
 MAX_CONNECTIONS = 1024
 _STREAM_ID = struct.Struct("<I")
@@ -120,6 +125,7 @@ class StreamServer:
         self.on_last: Callable[[int], None] = lambda stream: None
         self.greet: Callable[[int], bytes | None] = lambda stream: None
         self._by_stream: dict[int, list[Reader]] = {}
+        self._expected: list[tuple[int, float]] = []  # stream, until when
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket) -> None:
@@ -130,6 +136,10 @@ class StreamServer:
         assert reader.stream is not None
         readers = self._by_stream.setdefault(reader.stream, [])
         readers.append(reader)
+        for waited in self._expected:
+            if waited[0] == reader.stream:
+                self._expected.remove(waited)
+                break
         if len(readers) == 1:
             self.on_first(reader.stream)
         greeting = self.greet(reader.stream)
@@ -156,13 +166,21 @@ class StreamServer:
             for reader in list(readers):
                 reader.send(message, now)
 
+    def expect(self, stream: int) -> None:
+        """Somebody has been told the address of ``stream`` and will subscribe."""
+        self._expected.append((stream, self.loop.time() + ON_ITS_WAY_S))
+
     @property
     def congested(self) -> bool:
-        """Whether a reader is so far behind that its next message would be left out."""
-        return any(reader.behind > BEHIND for reader in self.readers)
+        """Whether a reader would miss a message sent now: it is too far behind, or on its way."""
+        return bool(self._expected) or any(reader.behind > BEHIND for reader in self.readers)
 
     async def caught_up(self) -> None:
-        """Wait until no reader is too far behind; drop those that do not move meanwhile."""
+        """Wait until no reader would miss a message; drop those that do not move meanwhile."""
+        while self._expected:
+            await asyncio.sleep(0.0005)
+            now = self.loop.time()
+            self._expected = [waited for waited in self._expected if waited[1] > now]
         moved = self.loop.time()
         left = self._owed()
         while left:
