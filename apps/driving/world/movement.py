@@ -10,8 +10,8 @@ import numpy as np
 from apps.driving.world.collisions import FixedIndex, resolve
 from apps.driving.world.errors import SimulationError
 from apps.driving.world.geometry import Boxes
+from apps.driving.world.payloads import Collision
 from apps.driving.world.poses import Poses
-from apps.driving.world.sensors import Collision
 from apps.driving.world.traffic import populate
 
 if TYPE_CHECKING:

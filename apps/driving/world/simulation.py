@@ -31,13 +31,15 @@ from apps.driving.world.footprints import Footprints, meets, outline
 from apps.driving.world.geometry import Boxes, Transform
 from apps.driving.world.lights import Lights
 from apps.driving.world.movement import Movement
+from apps.driving.world.payloads import Collision, Reading
 from apps.driving.world.people import People
 from apps.driving.world.poses import Poses
 from apps.driving.world.registry import Registry
 from apps.driving.world.render import Renderer
 from apps.driving.world.render.scene import Scene
 from apps.driving.world.roadside import Roadside
-from apps.driving.world.sensors import SENSORS, Collision, Reading, Sensor, gather
+from apps.driving.world.sensing import Sensor
+from apps.driving.world.sensors import SENSORS, gather
 from apps.driving.world.signals import Signals
 from apps.driving.world.stage import Stage
 from apps.driving.world.surroundings import Surroundings
