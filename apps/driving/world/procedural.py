@@ -23,6 +23,7 @@ import zlib
 import numpy as np
 
 from apps.driving.world.roads import LIGHT_TYPE, SPEED_TYPE, STOP_TYPE
+from apps.driving.world.street_grid import DIRECTIONS, Chain, Grid
 from apps.driving.world.xodr import (
     KINDS,
     LANE_M,
@@ -42,15 +43,8 @@ _CORNER_M = 5.5  # between the edge of the driving lanes and the straight ends i
 _LEAD_M = 4.0
 _WIDEST_M = 2 * LANE_M + 1 + _CORNER_M + _LEAD_M  # from a junction's centre to its arms' ends
 _SWING_LEAD_M = 12.0  # roads are straight this far from their ends
-_DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # east, north, west, south; north is OpenDRIVE's
-_RANK = list(KINDS)
-_CROSSWALKS = (
-    "Continental",
-    "Continental",
-    "Continental",
-    "Ladder",
-    "Simple",
-)  # RoadRunner's names
+# RoadRunner's names; bars along the way are what most towns have.
+_CROSSWALKS = ("Continental", "Continental", "Continental", "Ladder", "Simple")
 
 
 def generate(seed: int, *, blocks: int = 3, spacing: float = 110.0, removed: float = 0.12) -> str:
@@ -72,12 +66,13 @@ def generate(seed: int, *, blocks: int = 3, spacing: float = 110.0, removed: flo
 
 
 class _Town:
+    """A town under construction; corners of the grid with three edges or more are its junctions."""
+
     def __init__(self, seed: int, blocks: int, spacing: float, removed: float) -> None:
         self.rng = np.random.default_rng([seed, zlib.crc32(b"procedural town")])
-        self.seed, self.side = seed, blocks + 1
-        self._place_corners(spacing)
-        self._choose_kinds()
-        self._remove_edges(removed)
+        self.seed = seed
+        self.grid = Grid(self.rng, blocks + 1, spacing, removed)
+        self.corner = self.grid.corner
         self.roads: list[RoadPlan] = []
         self.arms: dict[int, list[Arm]] = {}  # by corner
         self._trace_roads()
@@ -94,131 +89,32 @@ class _Town:
         self.next_id += 1
         return self.next_id - 1
 
-    # The grid.
-
-    def _place_corners(self, spacing: float) -> None:
-        n = self.side
-        steps = self.rng.uniform(0.85, 1.25, (2, n - 1)) * spacing
-        x, y = (np.concatenate([[0.0], np.cumsum(row)]) for row in steps)
-        grid = np.stack(np.meshgrid(x - x.mean(), y - y.mean(), indexing="ij"), -1)
-        shift = 0.05 * min(spacing, 120.0)
-        moved = grid + self.rng.uniform(-shift, shift, grid.shape)
-        self.corner = moved.reshape(-1, 2)  # corner n i + j
-
-    def _choose_kinds(self) -> None:
-        """One kind a line of the grid: an avenue, or two, and an expressway on one border."""
-        n = self.side
-        rows = [["street", "residential"][int(self.rng.random() < 0.4)] for _ in range(2 * n)]
-        avenue = int(self.rng.integers(1, n - 1))
-        rows[avenue] = "avenue"
-        if n > 4:
-            rows[n + int(self.rng.integers(1, n - 1))] = "avenue"
-        # Across the avenue, so that the two meet.
-        rows[n + int(self.rng.choice([0, n - 1]))] = "expressway"
-        self.line = rows  # 0..n-1: lines of constant i (north-south), then of constant j
-
-    def _edge_kind(self, corner: int, direction: int) -> str:
-        i, j = divmod(corner, self.side)
-        return self.line[self.side + j] if direction % 2 == 0 else self.line[i]
-
-    def _neighbour(self, corner: int, direction: int) -> int:
-        i, j = divmod(corner, self.side)
-        di, dj = _DIRECTIONS[direction]
-        inside = 0 <= i + di < self.side and 0 <= j + dj < self.side
-        return (i + di) * self.side + j + dj if inside else -1
-
-    def _remove_edges(self, share: float) -> None:
-        """Take away edges whose corners keep two others, while the town stays in one piece."""
-        n = self.side**2
-        self.edges = {
-            (c, d) for c in range(n) for d in range(4) if self._neighbour(c, d) != -1
-        }  # both ways
-        single = sorted((c, d) for c, d in self.edges if d < 2)
-        budget = round(share * len(single))
-        for index in self.rng.permutation(len(single)).tolist():
-            if not budget:
-                break
-            c, d = single[index]
-            other = self._neighbour(c, d)
-            # The expressway keeps its side roads, the avenue is not cut into pieces.
-            beside = [self._edge_kind(*edge) for edge in self._around(c, other)]
-            if "expressway" in beside or self._edge_kind(c, d) == "avenue":
-                continue
-            rest = self.edges - {(c, d), (other, (d + 2) % 4)}
-            degrees = [len(self._open(corner, rest)) for corner in (c, other)]
-            if min(degrees) >= 2 and self._whole(rest):
-                self.edges, budget = rest, budget - 1
-
-    def _open(self, corner: int, edges: set[tuple[int, int]]) -> list[int]:
-        return [d for d in range(4) if (corner, d) in edges]
-
-    def _around(self, *corners: int) -> list[tuple[int, int]]:
-        return [(c, d) for c in corners for d in range(4) if self._neighbour(c, d) != -1]
-
-    def _whole(self, edges: set[tuple[int, int]]) -> bool:
-        """Every corner is reached, and some corner has all its four edges left."""
-        seen, todo = {0}, [0]
-        while todo:
-            corner = todo.pop()
-            for d in self._open(corner, edges):
-                other = self._neighbour(corner, d)
-                if other not in seen:
-                    seen.add(other)
-                    todo.append(other)
-        some = any(len(self._open(c, edges)) == 4 for c in seen)
-        return len(seen) == self.side**2 and some
-
     # Roads between junctions.
 
     def _trace_roads(self) -> None:
-        used: set[tuple[int, int]] = set()
-        chains = []
-        for corner in range(self.side**2):
-            if len(self._open(corner, self.edges)) < 3:
-                continue
-            for d in self._open(corner, self.edges):
-                if (corner, d) not in used:
-                    chain = [(corner, d)]
-                    at, way = self._neighbour(corner, d), d
-                    while len(self._open(at, self.edges)) == 2:
-                        back = (way + 2) % 4
-                        way = next(k for k in self._open(at, self.edges) if k != back)
-                        chain.append((at, way))
-                        at = self._neighbour(at, way)
-                    used |= {*chain, (at, (way + 2) % 4)}
-                    chains.append((chain, at, (way + 2) % 4))
-        kinds = [self._road_kind(chain) for chain, *_ in chains]
-        for (chain, last, back), kind in zip(chains, kinds, strict=True):
-            index = len(self.roads)
-            first, d = chain[0]
-            self.arms.setdefault(first, []).append(Arm(index, False, d, KINDS[kind]))
-            self.arms.setdefault(last, []).append(Arm(index, True, back, KINDS[kind]))
-            self.roads.append(RoadPlan(index, -1, KINDS[kind].speed))
-        self._add_pockets([chain for chain, *_ in chains])
+        chains = self.grid.chains()
+        for index, chain in enumerate(chains):
+            (first, d), kind = chain.steps[0], KINDS[chain.kind]
+            self.arms.setdefault(first, []).append(Arm(index, False, d, kind))
+            self.arms.setdefault(chain.last, []).append(Arm(index, True, chain.back, kind))
+            self.roads.append(RoadPlan(index, -1, kind.speed))
+        self._add_pockets(chains)
         # The size of every junction is known only now, and with it where roads start.
-        for road, kind, (chain, last, _) in zip(self.roads, kinds, chains, strict=True):
-            self._lay(road, KINDS[kind], chain, last)
+        for road, chain in zip(self.roads, chains, strict=True):
+            kind = KINDS[chain.kind]
+            self._lay(road, kind, chain)
             ends = [arm for arm in self._arms_of(road.id) if arm.pocket]
             pockets = any(not a.at_end for a in ends), any(a.at_end for a in ends)
-            road.lanes = lanes(KINDS[kind], road.length, pockets)
-            self._speed_signs(road, KINDS[kind])
-
-    def _road_kind(self, chain: list[tuple[int, int]]) -> str:
-        """A road that bends from one line of the grid into another takes the smaller kind, but an
-        expressway goes on around the bend."""
-        kinds = [self._edge_kind(*edge) for edge in chain]
-        return "expressway" if "expressway" in kinds else min(kinds, key=_RANK.index)
+            road.lanes = lanes(kind, road.length, pockets)
+            self._speed_signs(road, kind)
 
     def _arms_of(self, road: int) -> list[Arm]:
         return [arm for _, arms in sorted(self.arms.items()) for arm in arms if arm.road == road]
 
-    def _add_pockets(self, chains: list[list[tuple[int, int]]]) -> None:
+    def _add_pockets(self, chains: list[Chain]) -> None:
         """Half of the streets that may turn right at a junction have a lane more for it there,
         where the road is long enough."""
-        room = []
-        for chain in chains:
-            ends = self.corner[[(c, self._neighbour(c, d)) for c, d in chain]]  # (edges, 2, 2)
-            room.append(float(np.hypot(*(ends[:, 1] - ends[:, 0]).T).sum()) - 2 * _WIDEST_M)
+        room = [self.grid.length(chain) - 2 * _WIDEST_M for chain in chains]
         for _, arms in sorted(self.arms.items()):
             directions = {arm.direction for arm in arms}
             for arm in arms:
@@ -233,19 +129,20 @@ class _Town:
             return 0.0
         return max(arm.entry.edge for arm in arms) + _CORNER_M + _LEAD_M
 
-    def _lay(self, road: RoadPlan, kind: Kind, chain: list[tuple[int, int]], last: int) -> None:
+    def _lay(self, road: RoadPlan, kind: Kind, chain: Chain) -> None:
         """The reference line: swings between corners, arcs around those that are bends."""
-        bends = {corner: float(self.rng.uniform(10, 16)) + kind.edge for corner, _ in chain[1:]}
-        reach = {**bends, chain[0][0]: self._radius(chain[0][0]), last: self._radius(last)}
-        for k, (corner, d) in enumerate(chain):
-            step = np.array(_DIRECTIONS[d], float)
-            end = chain[k + 1][0] if k + 1 < len(chain) else last
+        steps, last = chain.steps, chain.last
+        bends = {corner: float(self.rng.uniform(10, 16)) + kind.edge for corner, _ in steps[1:]}
+        reach = {**bends, steps[0][0]: self._radius(steps[0][0]), last: self._radius(last)}
+        for k, (corner, d) in enumerate(steps):
+            step = np.array(DIRECTIONS[d], float)
+            end = steps[k + 1][0] if k + 1 < len(steps) else last
             start = self.corner[corner] + step * reach[corner]
             stop = self.corner[end] - step * reach[end]
             if k == 0:
                 road.x, road.y, road.heading = float(start[0]), float(start[1]), d * math.pi / 2
             else:
-                turn = (d - chain[k - 1][1] + 1) % 4 - 1  # 1: to the left
+                turn = (d - steps[k - 1][1] + 1) % 4 - 1  # 1: to the left
                 radius = reach[corner]
                 road.pieces.append(
                     (radius * math.pi / 2, turn / radius) if turn else (2 * radius, 0.0)
@@ -317,8 +214,8 @@ class _Town:
         self, corner: int, arm: Arm, lane: int, target: Arm, out_lane: int, rim: bool
     ) -> RoadPlan:
         """The road of one way through a junction; with ``rim`` it carries shoulder and sidewalk."""
-        inward = -np.array(_DIRECTIONS[arm.direction], float)
-        outward = np.array(_DIRECTIONS[target.direction], float)
+        inward = -np.array(DIRECTIONS[arm.direction], float)
+        outward = np.array(DIRECTIONS[target.direction], float)
         middle, radius = self.corner[corner], self._radius(corner)
         start = middle - radius * inward + arm.entry.middle(lane) * _right(inward)
         stop = middle + radius * outward + target.kind.middle(out_lane) * _right(outward)
