@@ -40,7 +40,7 @@ GENTLE = 1.5  # m/s^2: braking for a curve or a line begins when it needs this m
 STOP_BEFORE = 0.8  # m before a line
 BESIDE = 0.3  # m of air beside a vehicle that is passed
 LOST = 5.0  # m off its route a vehicle looks for a new one
-FORESIGHT = (0.0, 0.8, 1.6)  # s: where walkers are looked for
+FORESIGHT = (0.0, 1.0, 2.0)  # s: where walkers are looked for
 GIVE_UP_YELLOW = 0.2  # s to spare, else yellow is obeyed
 CAN_STOP = 5.0  # m/s^2: what a driver brakes at most for yellow
 STOPPED, AT_LINE = 0.2, 4.0  # m/s and m: a stop sign is obeyed
@@ -157,7 +157,7 @@ class Traffic:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Of the nearest thing on each way: the gap (m, inf) and how fast it closes (m/s)."""
         fleet, routes = self.fleet, self._routes
-        px, py, vx, vy, wide, reach, owner = self._things()
+        px, py, vx, vy, wide, reach, owner, later = self._things()
         reaches = 15.0 + speed * 1.5 + speed * speed / 5.0
         dx = px[None, :, 1] - fleet.x[rows][:, None]
         dy = py[None, :, 1] - fleet.y[rows][:, None]
@@ -185,7 +185,10 @@ class Traffic:
         # Of something across the way, its width lies along it.
         turned = np.abs(np.sin(np.arctan2(vy, vx)[j][:, None] - heading))
         room = at - front[i][:, None] - wide[j][:, None] * turned
-        room = np.where(blocks, np.maximum(room, 0.1), np.inf)
+        # One that is over there only later is no obstacle to who has passed by then.
+        long = 2.0 * fleet.half[rows, 0][i]
+        passed = (room + long[:, None]) / np.maximum(speed[i], 2.0)[:, None] < later[j]
+        room = np.where(blocks & ~passed, np.maximum(room, 0.1), np.inf)
         first = np.argmin(room, 1)
         k = np.arange(len(i))
         least = room[k, first]
@@ -201,7 +204,8 @@ class Traffic:
         return gap, closing
 
     def _things(self) -> tuple[np.ndarray, ...]:
-        """All there is to hit: three points (m, 3), velocity, half width, reach, fleet row or -1."""
+        """All there is to hit: x and y (m, 3) of three points, velocity, half width, reach, fleet row
+        or -1, and in how many seconds (m, 3) it is at the points."""
         fleet = self.fleet
         c, s = np.cos(np.radians(fleet.yaw)), np.sin(np.radians(fleet.yaw))
         lengths = np.array([1.0, 0.0, -1.0])
@@ -213,18 +217,20 @@ class Traffic:
         vx, vy = fleet.vx + hair * c, fleet.vy + hair * s
         wide, reach = np.minimum(fleet.half[:, 1], 1.3), fleet.half[:, 0]
         owner = np.where(fleet.solid, np.arange(len(fleet)), -2)
-        parts = [(px, py, vx, vy, wide, reach, owner)]
+        parts = [(px, py, vx, vy, wide, reach, owner, np.zeros_like(px))]
         if self.walkers is not None and len(self.walkers):
             w, later = self.walkers, np.array(FORESIGHT)
+            n, walks = len(w), np.hypot(w.vx, w.vy) > 0.1
             parts.append(
                 (
                     w.x[:, None] + w.vx[:, None] * later,
                     w.y[:, None] + w.vy[:, None] * later,
-                    np.zeros(len(w)),
-                    np.zeros(len(w)),
-                    np.full(len(w), 0.3),
-                    np.full(len(w), 4.0),
-                    np.full(len(w), -1),
+                    np.zeros(n),
+                    np.zeros(n),
+                    np.where(walks, 0.3, 0.1),  # who stands still is passed more closely
+                    np.full(n, 4.0),
+                    np.full(n, -1),
+                    np.broadcast_to(later, (n, 3)),
                 )
             )
         if not fleet.solid.all():

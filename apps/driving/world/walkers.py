@@ -37,6 +37,8 @@ DETOUR = 6.0  # how much farther one walks to avoid a metre of road
 FAR = 120.0  # m: wanderers choose goals within
 MARGIN = 1.5  # s between a vehicle and a walker who crosses before it
 PATIENCE = 30.0  # s at a kerb, then another way
+KERB = 1.0  # m from the roadway one waits
+ELBOW = 0.7  # m ahead that nothing must stand in
 
 _FLOATS = [
     "x", "y", "z", "pitch", "yaw", "roll", "vx", "vy", "vz", "yaw_rate", "ax", "ay", "az",
@@ -288,7 +290,22 @@ class Walkers:
         walks = ready & (distance >= ARRIVED)
         self.direction_x[:] = np.where(walks, dx / np.maximum(distance, 1e-9), self.direction_x)
         self.direction_y[:] = np.where(walks, dy / np.maximum(distance, 1e-9), self.direction_y)
+        walks &= ~self._blocked()
         self.speed[:] = np.where(self.active, np.where(walks, self.pace, 0.0), self.speed)
+
+    def _blocked(self) -> np.ndarray:
+        """(n) who would walk into a vehicle with the next step."""
+        fleet = self.fleet
+        if fleet is None or not len(fleet):
+            return np.zeros(len(self), bool)
+        x, y = fleet.box_centres()
+        dx = (self.x + ELBOW * self.direction_x)[:, None] - x
+        dy = (self.y + ELBOW * self.direction_y)[:, None] - y
+        c, s = np.cos(np.radians(fleet.yaw)), np.sin(np.radians(fleet.yaw))
+        inside = np.abs(dx * c + dy * s) < fleet.half[:, 0] + 0.3
+        inside &= np.abs(dy * c - dx * s) < fleet.half[:, 1] + 0.3
+        blocked: np.ndarray = inside.any(1)
+        return blocked
 
     def _advance(self, id: int, r: int, dt: float) -> None:
         """At a place of its way: to the next, unless there is a road between and it is not clear."""
@@ -354,6 +371,9 @@ class Walkers:
             length = np.hypot(*way)
             if length > 1e-6:
                 side = np.array([-way[1], way[0]]) / length * self.aside[r]
+            waits = at + 1 < len(path.places) and path.crossing[at + 1] and not path.crossing[at]
+            if waits and length > KERB:
+                side = side - way / length * KERB
         self.goal_x[r], self.goal_y[r] = goal + side
 
 
