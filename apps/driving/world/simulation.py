@@ -351,9 +351,10 @@ class World:
         return self.movement.of(actor_id)
 
     def met(self, instance: int, tag: int) -> Actor:
-        """The actor of a box; for the scenery one that stands for it, with the id 0."""
+        """The actor of a box of this ``tag`` (0: any); for the scenery one that stands for it, with
+        the id 0. The scenery's numbers begin at 65,535 downwards, where ids may arrive too."""
         actor = self.actors.get(instance)
-        if actor is not None:
+        if actor is not None and (tag == Tag.NONE or tag in actor.tags):
             return actor
         name = f"static.{Tag(tag).name.lower()}"
         return Actor(0, name, 0, "static", {}, Transform(), tags=(int(tag),))

@@ -368,3 +368,11 @@ def test_ids_go_up_and_are_not_used_twice(world: World) -> None:
         seen.append(car.id)
         world.destroy(car.id)
     assert seen == sorted(set(seen))
+
+
+def test_a_house_is_not_taken_for_the_actor_of_its_number(world: World) -> None:
+    car = world.spawn(CAR, {}, spawn_points(world)[0])
+    assert world.met(car.id, 0) is car
+    assert world.met(car.id, car.tags[0]) is car
+    house = world.met(car.id, 3)
+    assert (house.id, house.type_id, house.tags) == (0, "static.buildings", (3,))
