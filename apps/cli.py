@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+from apps.driving.run import app as driving
 from apps.medical.run import app as medical
 from apps.timeseries.run import app as timeseries
 from core import cli
 
 app = cli.make_app(
-    "triptych", "Triptych: segment medical images (research use only), forecast time series."
+    "triptych",
+    "Triptych: segment medical images (research use only), forecast time series, drive in a world "
+    "that CARLA's client knows.",
 )
 app.add_typer(medical, name="medical")
 app.add_typer(timeseries, name="timeseries")
+app.add_typer(driving, name="driving")
 
 
 def main() -> int:

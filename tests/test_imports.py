@@ -97,6 +97,7 @@ def test_the_walk_sees_lazy_relative_and_dynamic_imports(tmp_path, monkeypatch):
 ENTRIES = {
     "run.py": "import runpy; runpy.run_path('apps/medical/run.py', run_name='__main__')",
     "timeseries": "import runpy; runpy.run_path('apps/timeseries/run.py', run_name='__main__')",
+    "driving": "import runpy; runpy.run_path('apps/driving/run.py', run_name='__main__')",
     "triptych": "from apps.cli import main; sys.exit(main())",
 }
 
@@ -113,6 +114,8 @@ ENTRIES = {
         ("timeseries", ["fit", "--help"]),
         ("timeseries", ["models"]),
         ("timeseries", ["models", "--json"]),
+        ("driving", ["--help"]),
+        ("driving", ["world", "--help"]),
     ],
 )
 def test_help_and_info_load_nothing_heavy(python, entry, arguments):
