@@ -19,6 +19,7 @@ from functools import cache
 from apps.driving.world.actors import BoundingBox, Kind
 from apps.driving.world.catalogue import VEHICLES, WALKERS, VehicleSpec, WalkerSpec
 from apps.driving.world.errors import SimulationError
+from apps.driving.world.friction import TRIGGER
 from apps.driving.world.props import PROPS
 from apps.driving.world.tags import Tag
 from core.errors import nearest
@@ -242,6 +243,8 @@ def _entries() -> Iterable[tuple[str, Kind, tuple[Attribute, ...]]]:
     for name, (_, size) in PROPS.items():
         attributes = (_role("prop"), _fixed("size", STRING, size))
         yield name, "static", attributes
+    extents = tuple(_number(f"extent_{axis}", 1.0, 0.0, 1e6) for axis in "xyz")
+    yield TRIGGER, "static", (_role("default"), _number("friction", 3.5, 0.0, 100.0), *extents)
     for name, car in VEHICLES.items():
         yield name, "vehicle", _vehicle(car)
     for name, person in WALKERS.items():
@@ -271,9 +274,15 @@ def find(name: str) -> Definition:
     return found
 
 
-def body(definition: Definition) -> tuple[BoundingBox, tuple[int, ...]]:
-    """Box and semantic tags of what a blueprint makes; sensors and controllers have none."""
+def body(definition: Definition, values: Mapping[str, str]) -> tuple[BoundingBox, tuple[int, ...]]:
+    """Box and semantic tags of what a blueprint makes with these attributes.
+
+    What has no tags is neither seen nor met: sensors, controllers, patches of friction.
+    """
     name = definition.id
+    if name == TRIGGER:
+        x, y, z = (float(values[f"extent_{axis}"]) / 100.0 for axis in "xyz")  # given in cm
+        return BoundingBox(half=(x, y, z)), ()
     if definition.kind == "vehicle":
         return BoundingBox(VEHICLES[name].centre, VEHICLES[name].half), (int(VEHICLES[name].tag),)
     if definition.kind == "walker":

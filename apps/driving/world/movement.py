@@ -9,6 +9,7 @@ import numpy as np
 
 from apps.driving.world.collisions import FixedIndex, resolve
 from apps.driving.world.errors import SimulationError
+from apps.driving.world.friction import Friction
 from apps.driving.world.geometry import Boxes
 from apps.driving.world.payloads import Collision
 from apps.driving.world.poses import Poses
@@ -29,10 +30,12 @@ class Movement:
         self._indexed: Poses | None = None
         self._scenery: tuple[Boxes, FixedIndex] | None = None
         self._props: FixedIndex | None = None
+        self._friction = Friction(world)
 
     def rebuild(self) -> None:
         """Something that stands in the way has come, gone or moved."""
         self._props = None
+        self._friction.rebuild()
 
     def populate(self, traffic: int, walkers: int) -> None:
         """This world's own vehicles and walkers, as many of them as there is room for."""
@@ -57,6 +60,7 @@ class Movement:
         world.traffic.step(delta)
         world.vehicles.drive(delta)
         world.bodies.apply_forces(delta)
+        self._friction.apply()
         world.fleet.step(delta)
         world.walkers.step(delta)
         world.people.tire()

@@ -185,7 +185,7 @@ class World:
                 raise SimulationError(f"unable to attach a {definition.kind} to actor {parent}")
         if attachment not in tuple(Attachment):
             raise SimulationError(f"attachment type {attachment}: want 0, 1 or 2")
-        box, tags = blueprints.body(definition)
+        box, tags = blueprints.body(definition, values)
         world_pose = self.transform(parent).then(pose) if parent else pose
         if definition.kind == "walker":
             # Clients take the ground for a walker's place; its own is half its height above.
@@ -211,7 +211,7 @@ class World:
             self.walkers.add(actor.id, WALKERS[blueprint], world_pose)
         elif actor.type_id in SENSORS:
             self.sensors[actor.id] = SENSORS[actor.type_id](actor)
-        if self._footprints is not None and actor.kind in ("vehicle", "walker", "static"):
+        if self._footprints is not None and actor.tags:
             footprint.instance[0] = actor.id
             self._footprints.add(footprint)
         self._changed(actor)

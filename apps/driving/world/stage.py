@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apps.driving.world.poses import Poses
     from apps.driving.world.simulation import World
 
+SOLID = ("vehicle", "walker", "static")
 PROP_RGB = (150, 120, 90)
 CLOTHES = ((70, 90, 130), (130, 70, 60), (60, 60, 60), (180, 170, 150), (90, 120, 80))
 LAMP_HEIGHT = 0.65  # m: headlights above the ground
@@ -25,7 +26,7 @@ class Stage:
 
     def __init__(self, world: World, poses: Poses) -> None:
         self._world = world
-        solid = [a for a in world.actors.values() if a.kind in ("vehicle", "walker", "static")]
+        solid = [a for a in world.actors.values() if a.kind in SOLID and a.tags]
         self.ids = [a.id for a in solid]
         self._rows = np.array([poses.row_of[a.id] for a in solid], np.int64)
         self._poses = poses

@@ -62,7 +62,7 @@ def test_a_tick_moves_time_and_vehicles(world: World) -> None:
 def test_every_blueprint_of_a_kind_stands_on_the_ground(world: World, kind: str) -> None:
     from apps.driving.world.blueprints import library
 
-    names = [d.id for d in library() if d.kind == kind]
+    names = [d.id for d in library() if d.kind == kind and "trigger" not in d.id]
     for i, name in enumerate(names):
         world.spawn(name, {}, Transform(2000.0 + 20 * i, 2000.0, 0.0))
     world.tick()
