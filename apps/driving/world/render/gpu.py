@@ -9,6 +9,7 @@ A context belongs to one thread, so the renderer has one of its own and any thre
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,9 +18,9 @@ import numpy as np
 
 from apps.driving.world.geometry import Transform
 from apps.driving.world.render import shaders
-from apps.driving.world.render.quads import ATTRIBUTES, WORDS, quads, towards
-from apps.driving.world.render.scene import Camera, Lens, Picture, Scene, Style
-from apps.driving.world.render.shading import NIGHT, face_light, nearest_beams
+from apps.driving.world.render.quads import FACE, FORMATS, quads, towards
+from apps.driving.world.render.scene import FAR, NEAR, Camera, Lens, Picture, Scene, Style
+from apps.driving.world.render.shading import NIGHT, nearest_beams
 from apps.driving.world.render.shadows import casters
 from apps.driving.world.render.textures import glow, levels, noise, palette
 from core.errors import ResourceError, need
@@ -28,7 +29,9 @@ T = TypeVar("T")
 PACKAGES = "libegl1, libgl1 and libgl1-mesa-dri on Debian and Ubuntu"
 
 FACES = 1024
-"""Quadrilaterals that buffers hold at first."""
+"""Quadrilaterals for which there is room at first."""
+LENSES = 16
+"""Lenses whose targets are kept, 21 bytes a pixel."""
 
 
 class GpuRenderer:
@@ -36,6 +39,9 @@ class GpuRenderer:
 
     def __init__(self) -> None:
         moderngl = need("moderngl", "egl")
+        # llvmpipe's own threads cost more than they gain: 8.4 CPU-ms for three cameras of 320 x 160
+        # with two, 6.3 with none
+        os.environ.setdefault("LP_NUM_THREADS", "0")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="egl")
         try:
             self._painter = self._run(lambda: _Painter(moderngl))
@@ -74,12 +80,13 @@ class _Painter:
         self.faces = [context.buffer(reserve=1) for _ in (*_GROUPS, "dark")]
         self.corners = context.buffer(reserve=1)
         self.room = 0
+        self.shadowed: tuple[Scene, tuple[bytes, float], int] | None = None
         self.programs: dict[tuple[str, tuple[str, ...]], tuple[Any, Any]] = {}
         self.targets: dict[Lens, _Target] = {}
         self.textures: dict[str, Any] = {"noise": self._texture(noise(), "f4")}
         self.known: dict[str, Any] = {"ground": None, "lamps": None, "glowing": None}
         context.depth_func = "<="
-        self._make_room(FACES)
+        self._reserve(FACES)
 
     def _program(self, name: str, traits: tuple[str, ...], group: int = 0) -> tuple[Any, Any]:
         """A program and its vertex array, compiled when first wanted."""
@@ -120,6 +127,8 @@ class _Painter:
         lens = camera.lens
         target = self.targets.get(lens)
         if target is None:
+            if len(self.targets) == LENSES:
+                self.targets.pop(next(iter(self.targets))).release()
             target = self.targets[lens] = _Target(self.context, lens)
         for place, name in enumerate(_SAMPLERS):
             if name in self.textures:
@@ -127,14 +136,14 @@ class _Painter:
         context = self.context
         data = frame.tobytes()
         traits = _traits(scene) if rgb else ()
-        dark = casters(scene, camera) if rgb else np.zeros(0, np.int64)
-        if len(dark):
+        dark = self._dark(scene, camera) if rgb else 0
+        if dark:
             traits = (*traits, "SHADOWS")
-            self._shade(scene, dark, camera, target, data)
+            self._shade(dark, target, data)
         target.frame.use()
         context.enable_only(self.gl.DEPTH_TEST)
-        target.frame.clear(depth=1.0)
-        for group, count in enumerate(self._upload(scene, camera, rgb)):
+        target.frame.clear(depth=1.0 - NEAR / FAR)
+        for group, count in enumerate(self._upload(scene, camera)):
             if count:
                 own = (*traits, *_GROUPS[group]) if rgb else ()
                 self._draw("box", own, data, 6 * count, group)
@@ -152,20 +161,27 @@ class _Painter:
             numbers.write(frame[: 16 * numbers.array_length])
         array.render(vertices=corners)
 
-    def _shade(
-        self, scene: Scene, dark: np.ndarray, camera: Camera, target: _Target, frame: bytes
-    ) -> None:
-        """Draw what faces the sun of the solids ``dark``, flattened along its rays."""
-        solids = scene.solids.take(dark)
-        sunny = towards(solids.turned(scene.weather.sun))
-        count = self._fill(len(_GROUPS), quads(solids, camera.eye, sunny, None))
+    def _dark(self, scene: Scene, camera: Camera) -> int:
+        """How many faces throw shadows; uploaded once for cameras at one place in one scene."""
+        key = (camera.eye.tobytes(), camera.lens.focal)
+        if self.shadowed is None or self.shadowed[0] is not scene or self.shadowed[1] != key:
+            solids = scene.solids.take(casters(scene, camera))
+            sunny = towards(solids.turned(scene.weather.sun))
+            faces = quads(solids, camera.eye, sunny)
+            self._reserve(len(faces) // 4)
+            count = self._fill(len(_GROUPS), faces)
+            self.shadowed = scene, key, count
+        return self.shadowed[2]
+
+    def _shade(self, dark: int, target: _Target, frame: bytes) -> None:
+        """Draw what faces the sun flattened along its rays into the target's shadow."""
         target.shade.use()
         target.shade.clear()
         self.context.enable_only(self.gl.NOTHING)
-        self._draw("shadow", (), frame, 6 * count, len(_GROUPS))
+        self._draw("shadow", (), frame, 6 * dark, len(_GROUPS))
         target.shadow.use(_SAMPLERS.index("shadow"))
 
-    def _upload(self, scene: Scene, camera: Camera, rgb: bool) -> list[int]:
+    def _upload(self, scene: Scene, camera: Camera) -> list[int]:
         """How many faces each group has, nearest first: what is hidden costs no shading."""
         rows = camera.sees(scene.solids)
         away = scene.solids.centre[rows] - camera.eye
@@ -173,28 +189,33 @@ class _Painter:
         order = np.lexsort(((away * away).sum(1), group))
         seen, group = scene.solids.take(rows[order]), group[order]
         front = towards(seen.turned(-away[order]), seen.half)
-        light = face_light(scene, seen) if rgb else None
-        faces = quads(seen, camera.eye, front, light)
+        faces = quads(seen, camera.eye, front)
         count = np.bincount(np.repeat(group, front.sum(1)), minlength=len(_GROUPS))
         ends = np.cumsum(count)
-        return [self._fill(g, faces[end - n : end]) for g, (n, end) in enumerate(zip(count, ends))]
+        self._reserve(int(ends[-1]))
+        return [
+            self._fill(g, faces[4 * (end - n) : 4 * end])
+            for g, (n, end) in enumerate(zip(count, ends))
+        ]
 
     def _fill(self, group: int, faces: np.ndarray) -> int:
-        """Upload faces (F, 4, WORDS); F."""
-        if len(faces) > self.room:
-            self._make_room(2 * len(faces))
+        """Upload faces (4 F); F."""
         if len(faces):
-            self.faces[group].write(faces.tobytes())
-        return len(faces)
+            self.faces[group].write(faces.view(np.uint8))
+        return len(faces) // 4
 
-    def _make_room(self, faces: int) -> None:
-        """For ``faces`` in each group; what they held is lost."""
-        self.room = faces
+    def _reserve(self, faces: int) -> None:
+        """Room for ``faces`` in each group; where it has to grow, what they held is lost."""
+        if faces <= self.room:
+            return
+        self.room = 2 * faces
+        self.shadowed = None
         for buffer in self.faces:
-            buffer.orphan(faces * 4 * WORDS * 4)
-        numbers = np.arange(faces, dtype=np.int32)[:, None] * 4 + [0, 1, 2, 0, 2, 3]
-        self.corners.orphan(numbers.size * 4)
-        self.corners.write(numbers.astype(np.int32).tobytes())
+            buffer.orphan(self.room * 4 * FACE.itemsize)
+        numbers = np.arange(self.room, dtype=np.int32)[:, None] * 4
+        numbers = numbers + np.array([0, 1, 2, 0, 2, 3], np.int32)
+        self.corners.orphan(numbers.nbytes)
+        self.corners.write(numbers.tobytes())
 
     def _keep(self, scene: Scene, rgb: bool) -> None:
         """Upload the ground and the light of the lamps when they are others than before."""
@@ -227,17 +248,22 @@ _SOURCES = {
     "sky": (shaders.SKY_VERTEX, shaders.SKY_FRAGMENT),
     "shadow": (shaders.SHADOW_VERTEX, shaders.SHADOW_FRAGMENT),
 }
-# Plain boxes, houses, and the rest, each with a program of its own.
-_GROUPS: tuple[tuple[str, ...], ...] = ((), ("HOUSES",), ("PARTS",))
-_GROUP_OF = np.full(256, 2)
-_GROUP_OF[Style.PLAIN], _GROUP_OF[Style.FACADE] = 0, 1
+# Houses, what has parts to paint, and plain boxes: each with a program of its own, and those that
+# hide most first.
+_GROUPS: tuple[tuple[str, ...], ...] = (("HOUSES",), ("PARTS",), ())
+_GROUP_OF = np.full(256, 1)
+_GROUP_OF[Style.FACADE], _GROUP_OF[Style.PLAIN] = 0, 2
 _SAMPLERS = ("cells", "tag_of", "palette", "coarse", "coarsest", "noise", "glow", "shadow")
 
 
 def _layout(program: Any) -> list[str]:
-    """Format and names of the attributes of faces that ``program`` uses; the others are skipped."""
-    parts = [f"{n}{kind}" if name in program else f"{4 * n}x" for name, n, kind in ATTRIBUTES]
-    return [" ".join(parts), *(name for name, _, _ in ATTRIBUTES if name in program)]
+    """Format and names of the fields of FACE that ``program`` uses; the others are skipped."""
+    used = [name in program for name in FORMATS]
+    parts = [
+        form if wanted else f"{FACE[name].itemsize}x"
+        for (name, form), wanted in zip(FORMATS.items(), used, strict=True)
+    ]
+    return [" ".join(parts), *(n for n, wanted in zip(FORMATS, used, strict=True) if wanted)]
 
 
 def _traits(scene: Scene) -> tuple[str, ...]:
@@ -259,6 +285,10 @@ class _Target:
         self.frame = context.framebuffer([self.colour, self.meet], self.depth)
         self.shadow = context.texture(size, 1)
         self.shade = context.framebuffer([self.shadow])
+
+    def release(self) -> None:
+        for part in (self.frame, self.shade, self.colour, self.meet, self.depth, self.shadow):
+            part.release()
 
     def read(self, rgb: bool) -> Picture:
         colour = np.frombuffer(

@@ -2,7 +2,9 @@
 
 One program draws boxes, one the ground, one the sky. A camera's depth t becomes the window depth
 1 - NEAR / t, which is linear on the picture for every plane: the ground's triangle needs no depth
-of its own from the fragment shader, and hidden ground costs nothing. Row 0 of the target is the top.
+of its own from the fragment shader, and hidden ground costs nothing. The depth buffer is cleared to
+that of FAR, so what is beyond fails the test, and no shader discards: llvmpipe then tests depth
+before it shades. Row 0 of the target is the top.
 """
 
 from __future__ import annotations
@@ -85,15 +87,36 @@ void emit(vec3 rgb, float t, uint tag, uint instance) {
 }
 """
 
+_FACE = """
+in vec3 centre;
+in vec3 half_size;
+in vec2 turn;
+in vec4 paint;
+in int instance;
+in uvec4 kind;
+int side() {
+    return int(kind.z);
+}
+vec3 corner() {
+    int n = gl_VertexID & 3;
+    float a = n == 1 || n == 2 ? 1.0 : -1.0, b = n > 1 ? 1.0 : -1.0;
+    float c = (side() & 1) == 0 ? 1.0 : -1.0;
+    return half_size * (side() < 2 ? vec3(c, a, b) : side() < 4 ? vec3(b, c, a) : vec3(a, b, c));
+}
+vec3 from_eye(vec3 p) {
+    return centre + vec3(turn.x * p.x - turn.y * p.y, turn.y * p.x + turn.x * p.y, p.z);
+}
+vec4 seen(vec3 p) {
+    float t = dot(FORWARD, p);
+    vec2 focal = 2.0 * FOCAL / SIZE;
+    return vec4(dot(RIGHT, p) * focal.x, -dot(UP, p) * focal.y, t - 2.0 * NEAR, t);
+}
+"""
+
 BOX_VERTEX = (
     _HEAD
+    + _FACE
     + """
-in vec3 at;
-in vec2 place;
-in vec2 half_face;
-in vec3 paint;
-in vec3 light;
-in ivec4 what;
 flat out ivec4 of;
 flat out vec3 base;
 flat out vec3 lit;
@@ -101,15 +124,20 @@ flat out vec2 span;
 out vec2 spot;
 out vec3 where;
 void main() {
-    float t = dot(FORWARD, at);
-    vec2 focal = 2.0 * FOCAL / SIZE;
-    gl_Position = vec4(dot(RIGHT, at) * focal.x, -dot(UP, at) * focal.y, t - 2.0 * NEAR, t);
-    of = what;
-    base = paint;
-    lit = light;
-    span = half_face;
-    spot = place;
-    where = at + EYE;
+    vec3 local = corner();
+    vec3 p = from_eye(local);
+    gl_Position = seen(p);
+    bool front = side() < 2;
+    of = ivec4(int(kind.x), instance, int(kind.y), side());
+    base = paint.rgb * 255.0;
+    span = vec2(front ? half_size.y : half_size.x, half_size.z);
+    spot = vec2(front ? local.y : local.x, local.z);
+    where = p + EYE;
+    float ahead = dot(turn, SUN.xy), aside = turn.x * SUN.y - turn.y * SUN.x;
+    float cosine = front ? ahead : side() < 4 ? aside : SUN.z;
+    if ((side() & 1) == 1) cosine = -cosine;
+    float sky = front ? 0.86 : side() < 4 ? 0.8 : side() == 4 ? 1.0 : 0.55;
+    lit = AMBIENT * sky + DIRECT * max(cosine, 0.0);
 }
 """
 )
@@ -172,7 +200,6 @@ vec3 signal() {{
 }}
 void main() {{
     float t = 1.0 / gl_FragCoord.w;
-    if (t > FAR) discard;
     vec3 rgb = vec3(0.0);
 #ifdef RGB
     float key = float(of.y % 97);
@@ -225,7 +252,6 @@ void main() {{
     vec2 uv = vec2(gl_FragCoord.x - 0.5 * SIZE.x, 0.5 * SIZE.y - gl_FragCoord.y) / FOCAL;
     vec3 ray = FORWARD + uv.x * RIGHT + uv.y * UP;
     float w = -ray.z / HEIGHT;
-    if (w <= 1.0 / FAR) discard;
     float t = 1.0 / w;
     vec2 at = EYE.xy + t * ray.xy;
     vec2 place = (at - ORIGIN) * PER_METRE;
@@ -271,7 +297,7 @@ SKY_VERTEX = (
     + """
 in vec2 corner;
 void main() {
-    gl_Position = vec4(corner, 1.0, 1.0);
+    gl_Position = vec4(corner, 1.0 - 2.0 * NEAR / (0.998 * FAR), 1.0);
 }
 """
 )
@@ -309,13 +335,11 @@ void main() {
 
 SHADOW_VERTEX = (
     _HEAD
+    + _FACE
     + """
-in vec3 at;
 void main() {
-    vec3 p = vec3(at.xy - SUN.xy / SUN.z * (at.z + EYE.z), -EYE.z);
-    float t = dot(FORWARD, p);
-    vec2 focal = 2.0 * FOCAL / SIZE;
-    gl_Position = vec4(dot(RIGHT, p) * focal.x, -dot(UP, p) * focal.y, t - 2.0 * NEAR, t);
+    vec3 p = from_eye(corner());
+    gl_Position = seen(vec3(p.xy - SUN.xy / SUN.z * (p.z + EYE.z), -EYE.z));
 }
 """
 )

@@ -26,6 +26,9 @@ FEW = 160
 """Pixels of a bounding rectangle up to which boxes are drawn all at once: one by one a box costs
 about 20 us however small, together about 0.1 us a pixel."""
 
+LENSES = 64
+"""Lenses whose rays are kept."""
+
 
 class SoftwareRenderer:
     """Pictures without OpenGL. Keeps rays of lenses and the ground's packed texels."""
@@ -38,6 +41,8 @@ class SoftwareRenderer:
         """The scene from ``pose``."""
         camera = Camera.at(pose, lens)
         if lens not in self._axes:
+            if len(self._axes) == LENSES:
+                self._axes.clear()
             u, v = lens.axes()
             self._axes[lens] = u.astype(np.float32), v.astype(np.float32)
         u, v = self._axes[lens]
