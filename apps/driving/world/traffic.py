@@ -39,6 +39,7 @@ ACCELERATION, COMFORT, HARDEST, HEADWAY, JAM = 2.0, 2.5, 8.0, 1.3, 2.5
 GENTLE = 1.5  # m/s^2: braking for a curve or a line begins when it needs this much
 STOP_BEFORE = 0.8  # m before a line
 BESIDE = 0.3  # m of air beside a vehicle that is passed
+START = 0.2  # m/s^2 below which one who stands stays
 LOST = 5.0  # m off its route a vehicle looks for a new one
 FORESIGHT = (0.0, 1.0, 2.0)  # s: where walkers are looked for
 GIVE_UP_YELLOW = 0.2  # s to spare, else yellow is obeyed
@@ -397,7 +398,7 @@ class Traffic:
         beside = dy * c - dx * s
         curvature = 2.0 * beside / np.maximum(dx * dx + dy * dy, 1.0)
         throttle, brake = fleet.pedals(rows, wanted)
-        rest = (speed < 0.1) & (wanted <= 0.0)
+        rest = (speed < 0.1) & (wanted < START)  # or it would creep after whoever stands
         fleet.throttle[rows] = np.where(rest, 0.0, throttle)
         fleet.brake[rows] = np.where(rest, 0.6, brake)
         fleet.steer[rows] = fleet.steering(rows, curvature)
