@@ -95,6 +95,7 @@ class RoadPlan:
 
 
 def link(which: str, kind: str, key: int, at_end: bool | None) -> str:
+    """A <predecessor> or <successor> of a road; ``at_end`` is None for a junction."""
     contact = "" if at_end is None else f' contactPoint="{"end" if at_end else "start"}"'
     return f'<{which} elementType="{kind}" elementId="{key}"{contact}/>\n'
 
