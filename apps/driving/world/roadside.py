@@ -34,7 +34,7 @@ class Roadside:
         return limit
 
     def lights(self) -> np.ndarray:
-        """(n) the light in whose trigger volume a vehicle's nose or middle is, or -1.
+        """(n) the light whose trigger volume the front half of a vehicle is in, or -1.
 
         A light is for those who drive within 60 degrees of its heading.
         """
@@ -43,15 +43,18 @@ class Roadside:
         if not len(fleet) or not len(self._cos):
             return none
         yaw = np.radians(fleet.yaw)
+        across, along = self._local(fleet.x, fleet.y)
         ahead = fleet.half[:, 0] + fleet.centre[:, 0]
-        met = np.zeros((len(fleet), len(self._cos)), bool)
-        for reach in (0.0, ahead):
-            dx = (fleet.x + reach * np.cos(yaw))[:, None] - self._centre[:, 0]
-            dy = (fleet.y + reach * np.sin(yaw))[:, None] - self._centre[:, 1]
-            across = np.abs(dx * self._cos + dy * self._sin) <= self._half[:, 0]
-            along = np.abs(dy * self._cos - dx * self._sin) <= self._half[:, 1]
-            met |= across & along
+        nose = self._local(fleet.x + ahead * np.cos(yaw), fleet.y + ahead * np.sin(yaw))
+        met = (np.abs(across) <= self._half[:, 0]) | (np.abs(nose[0]) <= self._half[:, 0])
+        met &= np.minimum(along, nose[1]) <= self._half[:, 1]
+        met &= np.maximum(along, nose[1]) >= -self._half[:, 1]
         if not met.any():
             return none
         met &= np.cos(yaw[:, None] - self._heading) > 0.5
         return np.where(met.any(1), met.argmax(1), -1)
+
+    def _local(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """n places in the frames of the L volumes: (n, L) across and along the lanes, m."""
+        dx, dy = x[:, None] - self._centre[:, 0], y[:, None] - self._centre[:, 1]
+        return dx * self._cos + dy * self._sin, dy * self._cos - dx * self._sin

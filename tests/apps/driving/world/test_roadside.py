@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from apps.driving.world.catalogue import VEHICLES
 from apps.driving.world.geometry import Transform
@@ -47,3 +48,19 @@ def test_one_light_is_seen_from_its_box_alone(world: World) -> None:
     away = Transform(centre.x, centre.y, 0.0, 0.0, heading).then(Transform(-half[1] - 12.0))
     world.fleet.place(1, away)
     assert world.roadside.lights()[0] != 0
+
+
+def test_a_light_holds_from_the_nose_at_the_line_until_the_middle_is_over_it(world: World) -> None:
+    site = world.town.network.lights[0]
+    centre, half = site.trigger
+    start = Transform(centre.x, centre.y, 0.0, 0.0, site.heading)
+    world.fleet.add(1, SPEC, start)
+    nose = SPEC.half[0] + SPEC.centre[0]
+    held = []
+    for at in np.arange(-nose - half[1] - 1.0, half[1] + 1.0, 0.05):
+        world.fleet.place(1, start.then(Transform(float(at))))
+        held.append((float(at), world.roadside.lights()[0] == 0))
+    inside = [at for at, there in held if there]
+    assert inside[0] == pytest.approx(-nose - half[1], abs=0.06)
+    assert inside[-1] == pytest.approx(half[1], abs=0.06)
+    assert [at for at, _ in held if inside[0] <= at <= inside[-1]] == inside  # without a gap
