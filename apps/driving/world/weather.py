@@ -90,12 +90,12 @@ class Weather:
         """(3) float64 RGB factor of the light from the sun on a surface that faces it."""
         colour = _mix((1.0, 0.96, 0.88), (1.0, 0.62, 0.34), self.warmth)
         low = _smooth((self.sun_altitude_angle + 1.0) / 8.0)
-        return 0.75 * low * (1.0 - self.overcast) * colour
+        return 0.72 * low * (1.0 - self.overcast) * colour
 
     @cached_property
     def ambient(self) -> np.ndarray:
         """(3) float64 RGB factor of the light from everywhere."""
-        by_day = _mix((0.50, 0.54, 0.60), (0.72, 0.73, 0.75), self.overcast)
+        by_day = _mix((0.56, 0.59, 0.64), (0.72, 0.73, 0.75), self.overcast)
         by_day *= 1.0 - 0.3 * _share(self.precipitation)
         by_day = by_day * _mix((1.0, 1.0, 1.0), (1.0, 0.86, 0.76), self.warmth * 0.8)
         return _mix((0.15, 0.165, 0.22), by_day, self.day)

@@ -280,7 +280,7 @@ void main() {{
     float grazing = exp(-9.0 * abs(HEIGHT) * w);
     float mirror = film * (0.06 + 0.6 * grazing);
     float hollow = noise_at(at * 14.0) - (1.0 - 0.55 * PUDDLES);
-    float depth = clamp(hollow * 12.0, 0.0, 1.0) * look.a * sign(PUDDLES);
+    float depth = clamp(hollow * 7.0, 0.0, 1.0) * look.a * sign(PUDDLES);
     mirror += depth * (0.9 - mirror) * (0.25 + 0.75 * grazing);
     rgb = mix(rgb * (1.0 - 0.42 * film), 0.6 * HORIZON + 0.4 * ZENITH, mirror);
 #endif

@@ -150,7 +150,7 @@ class Painter:
         mirror = film * (F(0.06) + F(0.6) * grazing)
         if weather.puddles > 0:
             hollow = self._noise_at(pixels.x[at] * F(14), pixels.y[at] * F(14))
-            depth = np.clip((hollow - F(1 - 0.55 * weather.puddles)) * F(12), F(0), F(1)) * gloss
+            depth = np.clip((hollow - F(1 - 0.55 * weather.puddles)) * F(7), F(0), F(1)) * gloss
             mirror += depth * (F(0.9) - mirror) * (F(0.25) + F(0.75) * grazing)
         out *= 1 - F(0.42) * film
         sky = 0.6 * weather.horizon + 0.4 * weather.zenith
