@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class Network:
         self._build_nodes()
         self._build_links()
         self._build_turns()
-        self._tree = None
+        self._tree: Any = None
         landmarks = {landmark.id: landmark.transform for landmark in map.get_all_landmarks()}
         self.lights: list[LightSite] = find_lights(self, landmarks)
         self.signs: list[SignSite] = find_signs(self, landmarks)
@@ -126,7 +126,7 @@ class Network:
         x, y = self.position[node]
         return Transform(float(x), float(y), z, 0.0, math.degrees(self.yaw_rad[node]), 0.0)
 
-    def _kdtree(self):  # type: ignore[no-untyped-def]
+    def _kdtree(self) -> Any:  # scipy has no hints
         if self._tree is None:
             from scipy.spatial import cKDTree
 

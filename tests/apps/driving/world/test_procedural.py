@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from itertools import combinations
+from subprocess import CompletedProcess
 
 import carla
 import numpy as np
@@ -26,7 +28,9 @@ def network(request: pytest.FixtureRequest) -> Network:
     return Network(carla.Map("town", text), text)
 
 
-def test_the_same_seed_gives_the_same_bytes(python) -> None:  # type: ignore[no-untyped-def]
+def test_the_same_seed_gives_the_same_bytes(
+    python: Callable[..., CompletedProcess[str]],
+) -> None:
     here = hashlib.sha256(generate(6).encode()).hexdigest()
     code = (
         "import hashlib; from apps.driving.world.procedural import generate as g;"
