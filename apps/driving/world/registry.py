@@ -55,6 +55,14 @@ class Registry:
             raise SimulationError(f"actor {actor_id} not found: it was never there or is destroyed")
         return actor
 
+    def ancestors(self, actor_id: int) -> list[int]:
+        """The actor, what carries it, what carries that. SimulationError when it is not there."""
+        found = []
+        while actor_id:
+            found.append(actor_id)
+            actor_id = self.get(actor_id).parent
+        return found
+
     def remove(self, actor_id: int) -> tuple[Actor, list[Actor]]:
         """Take an actor out; it and its children, which have no parent from now on."""
         actor = self.actors.pop(actor_id)

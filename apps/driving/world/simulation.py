@@ -53,6 +53,8 @@ from apps.driving.world.weather import Weather
 
 LONGEST = 1.0
 """s: one tick never stands for more, whatever the clock or a client says."""
+DEEPEST = 16
+"""Actors on actors on actors; each level is placed after the one before it."""
 MOST_SHAPES = 10_000
 """Debug shapes that are remembered."""
 
@@ -180,7 +182,8 @@ class World:
         definition, values = blueprints.resolve(blueprint, attributes)
         pose = place("the spawn transform", transform)
         if parent:
-            self.actor(parent)
+            if len(self.registry.ancestors(parent)) >= DEEPEST:
+                raise SimulationError(f"unable to attach: actor {parent} is {DEEPEST} deep already")
             if definition.kind in ("vehicle", "walker"):
                 raise SimulationError(f"unable to attach a {definition.kind} to actor {parent}")
         if attachment not in tuple(Attachment):

@@ -376,3 +376,13 @@ def test_a_house_is_not_taken_for_the_actor_of_its_number(world: World) -> None:
     assert world.met(car.id, car.tags[0]) is car
     house = world.met(car.id, 3)
     assert (house.id, house.type_id, house.tags) == (0, "static.buildings", (3,))
+
+
+def test_a_tower_of_actors_ends(world: World) -> None:
+    top = world.spawn(CAR, {}, spawn_points(world)[0]).id
+    for _ in range(15):
+        top = world.spawn(IMU, {}, Transform(0.0, 0.0, 1.0), top).id
+    world.tick()
+    assert world.transform(top).z == pytest.approx(15.0 + world.transform(world.fleet.ids[0]).z)
+    with pytest.raises(SimulationError, match="16 deep"):
+        world.spawn(IMU, {}, Transform(0.0, 0.0, 1.0), top)
