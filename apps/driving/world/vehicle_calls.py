@@ -13,7 +13,6 @@ from apps.driving.world.ackermann import Ackermann, Gains
 from apps.driving.world.catalogue import Gear, VehicleSpec
 from apps.driving.world.checks import finite, vector
 from apps.driving.world.errors import SimulationError
-from apps.driving.world.vehicles import GRAVITY
 
 if TYPE_CHECKING:
     from apps.driving.world.simulation import World
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 POSITION, LOW_BEAM, HIGH_BEAM = 0x1, 0x2, 0x4
 """Bits of ``carla.VehicleLightState`` that light the road."""
 ALL_LAMPS = 0xFFFFFFFF
+GRAVITY = 9.81  # m/s^2
 
 
 class Vehicles:

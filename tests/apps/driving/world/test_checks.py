@@ -13,7 +13,7 @@ from apps.driving.world.geometry import Transform
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_not_a_number(value: float) -> None:
-    with pytest.raises(SimulationError, match="the speed is .*finite number"):
+    with pytest.raises(SimulationError, match=r"the speed is .*finite number"):
         finite("the speed", 1.0, value)
     with pytest.raises(SimulationError):
         vector("the force", (0.0, 0.0, value))
