@@ -95,7 +95,7 @@ class Server:
         self._due = self._ticked = self._started = loop.time()
         self._loading = asyncio.Lock()
         self._sent: Town | None = None  # the map a client has sent
-        self._navigation: tuple[Town, tuple[str, bytes]] | None = None
+        self._navigation: tuple[Town, asyncio.Future[tuple[str, bytes]]] | None = None
         self._defects = 0
 
     async def start(self, calls: socket.socket, streams: socket.socket) -> None:
@@ -306,13 +306,18 @@ class Server:
         """
         town = self.world.town
         if self._navigation is None or self._navigation[0] is not town:
-            try:
-                data = await self.loop.run_in_executor(None, navmesh.town_mesh, town.network)
-            except TriptychError as error:
-                log.warning("no paths for walkers of controller.ai.walker: %s", error)
-                data = b""
-            self._navigation = town, (navmesh.file_name(town.name, data), data)
-        return self._navigation[1]
+            self._navigation = town, self.loop.run_in_executor(None, _navigation, town)
+        # Shared by all who ask: one that goes away meanwhile must not cancel it for the others.
+        return await asyncio.shield(self._navigation[1])
+
+
+def _navigation(town: Town) -> tuple[str, bytes]:
+    try:
+        data = navmesh.town_mesh(town.network)
+    except TriptychError as error:
+        log.warning("no paths for walkers of controller.ai.walker: %s", error)
+        data = b""
+    return navmesh.file_name(town.name, data), data
 
 
 # --- running one
