@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apps.driving.world.bicycle import pedals, steering
 from apps.driving.world.catalogue import VEHICLES, VehicleSpec
 from apps.driving.world.geometry import Transform
 from apps.driving.world.lights import Lights, State
@@ -397,11 +398,11 @@ class Traffic:
         dx, dy = x - (fleet.x[rows] - lag * c), y - (fleet.y[rows] - lag * s)
         beside = dy * c - dx * s
         curvature = 2.0 * beside / np.maximum(dx * dx + dy * dy, 1.0)
-        throttle, brake = fleet.pedals(rows, wanted)
+        throttle, brake = pedals(fleet, rows, wanted)
         rest = (speed < 0.1) & (wanted < START)  # or it would creep after whoever stands
         fleet.throttle[rows] = np.where(rest, 0.0, throttle)
         fleet.brake[rows] = np.where(rest, 0.6, brake)
-        fleet.steer[rows] = fleet.steering(rows, curvature)
+        fleet.steer[rows] = steering(fleet, rows, curvature)
         fleet.hand_brake[rows] = fleet.reverse[rows] = fleet.manual[rows] = False
         fleet.gear[rows] = np.maximum(fleet.gear[rows], 1)
 

@@ -1,31 +1,11 @@
-"""How vehicles move: a kinematic bicycle with PhysX's engine, for all vehicles at once.
+"""Every vehicle of the world as arrays: who is there, its controls, pushes and physics.
 
-Glossary, of one vehicle
-    v            m/s along the body at the rear axle; s, m/s to the right, and w, rad/s, what a push
-                 has left of sliding and spinning beyond what the wheels ask for
-    L, b, r      wheelbase, half of it (the origin is midway), wheel radius, m
-    T, d, G      engine torque (N m) at full throttle, its damping (kg m^2/s), total gear ratio
-    C, D         quadratic and linear resistance, N s^2/m^2 and N s/m
-    mu           friction of tyre on road: the tyre's times ``Fleet.friction``, which weather sets
-
-Along the body (NVIDIA PhysX 3.3 guide, "Vehicles", "Engine"; Guiggiani, The Science of Vehicle
-Dynamics, 2014, chapter 3):
-    m_eff dv/dt = throttle T(w) G/r - D v - C v |v| - sign(v) (brakes + rolling)
-    D = d G^2/r^2 + wheels 0.25/r^2,  C = 0.6 drag width height,  w = G v / r
-    m_eff = m + moi G^2/r^2 + wheels 10 kg     (the wheels' and the engine's inertia)
-    d goes from ``damping_engaged`` at no throttle to ``damping_full``, through a clutch in series
-Across: curvature = tan(lock) steer curve(v) / L, cut where v^2 curvature would pass mu g; what the
-tyres give along is then at most mu g sqrt(1 - (a_y / mu g)^2) (the friction circle). s and w fall at
-mu g and mu g b / k^2 (Coulomb), k the box's radius of gyration.
-
-The default car, from the formulas alone (tests hold them to 1 % at steps of 0.01, 0.05 and 0.1 s):
+How they move is in ``bicycle``. The default car, vehicle.tesla.model3, from its formulas and the
+catalogue alone (tests hold them to 1 % at steps of 0.01, 0.05 and 0.1 s):
     0-50 km/h            2.00 s, full throttle from rest    (the real Model 3: about 2.3)
     50-0 km/h            10.8 m, full brake                 (CARLA's MKZ 2020 fitted by PDM-Lite: 11.3)
     turning circle       7.44 m, full lock at 20 km/h, path of the origin  (World on Rails' fit: 7.44)
     top speed            233.1 km/h                         (the real one 233)
-
-Deviates from CARLA: no suspension (a body neither dives nor leans), no wheel slip as a state, and a
-brake opens the clutch. The ground is z = 0, and whatever is above it falls.
 """
 
 from __future__ import annotations
@@ -35,14 +15,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from apps.driving.world.bicycle import (
+    GRAVITY,
+    STEER_BINS,
+    STEER_SPAN,
+    TORQUE_BINS,
+    advance,
+    steer_share,
+)
 from apps.driving.world.catalogue import VehicleSpec
 from apps.driving.world.geometry import Transform
 
-GRAVITY = 9.81
+__all__ = ["GRAVITY", "Fleet"]
+
 STEP = 0.05  # s: the longest substep; 0-50 km/h differs by 0.1 % from steps of 1 ms
-STEER_RISE, STEER_FALL = 2.5, 5.0  # full locks a second, UE4's WheeledVehicleMovementComponent
-ROLLING = 0.008  # share of the weight
-GROUND = 0.02  # m: tyres grip below
 
 # fmt: off
 _FLOATS = [
@@ -54,14 +40,14 @@ _FIXED = [
     "wheel_drag", "wheel_mass", "moi", "full", "engaged", "free", "clutch", "limit", "gyration",
     "switch",
 ]
-_FLAGS = ["hand_brake", "reverse", "manual", "simulate", "gravity", "held", "solid"]
+_FLAGS = ["hand_brake", "reverse", "manual", "simulate", "gravity", "held", "solid", "autobox"]
 _ABOVE_ZERO = ["mass", "wheelbase", "wheel_radius", "max_rpm", "clutch_strength", "final_ratio"]
 _NOT_NEGATIVE = [
     "moi", "damping_full", "damping_engaged", "damping_free", "gear_switch_time", "reverse_ratio",
     "drag", "grip", "brake_torque", "hand_brake_torque", "wheel_damping", "wheel_mass", "lock",
 ]
 # fmt: on
-_BINS, _STEER_BINS, _STEER_SPAN, _GEARS = 64, 32, 160.0, 10
+_GEARS = 10
 
 
 class Fleet:
@@ -121,6 +107,7 @@ class Fleet:
     gravity: np.ndarray
     held: np.ndarray  # a constant velocity is kept
     solid: np.ndarray  # meets others
+    autobox: np.ndarray  # shifts by itself
     gear: np.ndarray  # int: -1 reverse, 0 neutral, 1 ..
     ids: np.ndarray  # int64
     half: np.ndarray  # (n, 3) of the boxes
@@ -135,11 +122,11 @@ class Fleet:
         self._flags = np.zeros((len(_FLAGS), 0), bool)
         self._ints = np.zeros((2, 0), np.int64)
         self._boxes = np.zeros((2, 0, 3))
-        self._torque = np.zeros((0, _BINS + 1))
-        self._curve = np.zeros((0, _STEER_BINS + 1))
-        self._ratio = np.zeros((0, _GEARS + 2))  # by gear + 1
-        self._down = np.zeros((0, _GEARS + 2))
-        self._up = np.zeros((0, _GEARS + 2))
+        self.torque_table = np.zeros((0, TORQUE_BINS + 1))
+        self.curve_table = np.zeros((0, STEER_BINS + 1))
+        self.ratio = np.zeros((0, _GEARS + 2))  # by gear + 1
+        self.down_at = np.zeros((0, _GEARS + 2))
+        self.up_at = np.zeros((0, _GEARS + 2))
         self._bind()
 
     def __len__(self) -> int:
@@ -161,7 +148,7 @@ class Fleet:
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros_like(old, shape=(len(old), 1))], 1))
         self._boxes = np.concatenate([self._boxes, np.zeros((2, 1, 3))], 1)
-        for name in ("_torque", "_curve", "_ratio", "_down", "_up"):
+        for name in ("torque_table", "curve_table", "ratio", "down_at", "up_at"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros((1, old.shape[1]))]))
         self.specs.append(spec)
@@ -180,7 +167,7 @@ class Fleet:
         del self.specs[row]
         for name in ("_state", "_fixed", "_flags", "_ints", "_boxes"):
             setattr(self, name, np.delete(getattr(self, name), row, axis=1))
-        for name in ("_torque", "_curve", "_ratio", "_down", "_up"):
+        for name in ("torque_table", "curve_table", "ratio", "down_at", "up_at"):
             setattr(self, name, np.delete(getattr(self, name), row, axis=0))
         self._bind()
         self._rows = {int(i): r for r, i in enumerate(self.ids)}
@@ -217,25 +204,28 @@ class Fleet:
             spec.gear_switch_time,
         )
         rpm, torque = np.array(spec.torque_curve, float).T
-        self._torque[r] = np.interp(np.linspace(0.0, spec.max_rpm, _BINS + 1), rpm, torque)
+        self.torque_table[r] = np.interp(
+            np.linspace(0.0, spec.max_rpm, TORQUE_BINS + 1), rpm, torque
+        )
         speed, share = np.array(spec.steering_curve, float).T
-        self._curve[r] = np.interp(np.linspace(0.0, _STEER_SPAN, _STEER_BINS + 1), speed, share)
-        self._ratio[r] = 0.0
-        self._up[r], self._down[r] = np.inf, 0.0
-        self._ratio[r, 0] = -spec.reverse_ratio * spec.final_ratio
+        self.curve_table[r] = np.interp(np.linspace(0.0, STEER_SPAN, STEER_BINS + 1), speed, share)
+        self.ratio[r] = 0.0
+        self.up_at[r], self.down_at[r] = np.inf, 0.0
+        self.ratio[r, 0] = -spec.reverse_ratio * spec.final_ratio
         for i, gear in enumerate(spec.gears, start=2):
-            self._ratio[r, i] = gear.ratio * spec.final_ratio
-            self._down[r, i] = gear.down if i > 2 else 0.0
-            self._up[r, i] = gear.up if i - 1 < len(spec.gears) else np.inf
+            self.ratio[r, i] = gear.ratio * spec.final_ratio
+            self.down_at[r, i] = gear.down if i > 2 else 0.0
+            self.up_at[r, i] = gear.up if i - 1 < len(spec.gears) else np.inf
         self._boxes[:, r] = spec.half, spec.centre
         self.gear[r] = min(self.gear[r], len(spec.gears))
+        self.autobox[r] = spec.autobox
         self.specs[r] = spec
 
     def place(self, id: int, transform: Transform) -> None:
         """Moves a vehicle there; its velocity along the body stays, as CARLA's set_transform."""
         r = self._rows[id]
         self._state[:6, r] = transform
-        self._velocity(np.radians(self.yaw), self.speed)
+        self.set_world_velocity(np.radians(self.yaw), self.speed)
 
     def shift(self, row: int, dx: float, dy: float) -> None:
         """Moves the vehicle of a row aside, m; its velocity stays."""
@@ -319,44 +309,13 @@ class Fleet:
     def wheel_angle(self, id: int) -> float:
         """Degrees of the inner front wheel, right positive, as CARLA tells it."""
         r = self._rows[id]
-        share = float(self._share(np.abs(self.speed))[r])
+        share = float(steer_share(self, np.abs(self.speed))[r])
         return float(self.wheel[r]) * share * self.specs[r].max_steer
-
-    def pedals(self, rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Throttle and brake (k) that give vehicles ``rows`` accelerations ``wanted`` (k), m/s^2.
-
-        Exact for an engine whose damping is linear in the throttle; the clutch bends it a little.
-        """
-        pull = self._ratio[rows, np.maximum(self.gear[rows], 1) + 1] / self.radius[rows]
-        v = self.speed[rows]
-        low, clutch = self._torque[rows], self.clutch[rows]
-        at = np.minimum(np.maximum(pull * v, 0.0) * _BINS / self.limit[rows], _BINS - 1.0)
-        torque = low[np.arange(len(rows)), at.astype(np.int64)]
-        idle = self.engaged[rows] * clutch / (clutch + self.engaged[rows]) * pull * pull * v
-        full = self.full[rows] * clutch / (clutch + self.full[rows]) * pull * pull * v
-        drag = (self.wheel_drag[rows] + self.drag[rows] * np.abs(v)) * v
-        mass = self.mass[rows]
-        heavy = mass + self.moi[rows] * pull * pull + self.wheel_mass[rows]
-        roll = ROLLING * GRAVITY
-        force = (wanted + roll) * heavy + drag
-        throttle = (force + idle) / np.maximum(torque * pull + idle - full, 1.0)
-        brakes = (-wanted - roll - drag / heavy) * mass / np.maximum(self.brakes[rows], 1.0)
-        pressed = throttle < 0.0
-        return (
-            np.where(pressed, 0.0, np.minimum(throttle, 1.0)),
-            np.where(pressed, np.clip(brakes, 0.0, 1.0), 0.0),
-        )
-
-    def steering(self, rows: np.ndarray, curvature: np.ndarray) -> np.ndarray:
-        """The steer command (k) for curvatures (k), 1/m, of the rear axle's path; right positive."""
-        most = self.lock * self._share(np.abs(self.speed))
-        steer: np.ndarray = np.clip(curvature / np.maximum(most[rows], 1e-6), -1.0, 1.0)
-        return steer
 
     def rpm(self, id: int) -> float:
         """Of the engine."""
         r = self._rows[id]
-        turns = self._ratio[r, self.gear[r] + 1] * self.speed[r] / self.radius[r]
+        turns = self.ratio[r, self.gear[r] + 1] * self.speed[r] / self.radius[r]
         return max(float(turns), 0.0) * 60.0 / math.tau
 
     def box_centres(self) -> tuple[np.ndarray, np.ndarray]:
@@ -374,7 +333,7 @@ class Fleet:
         before = self.vx.copy(), self.vy.copy(), self.vz.copy()
         parts = max(1, math.ceil(dt / STEP - 1e-9))
         for _ in range(parts):
-            self._substep(dt / parts)
+            advance(self, dt / parts)
         self.ax[:] = (self.vx - before[0]) / dt
         self.ay[:] = (self.vy - before[1]) / dt
         self.az[:] = (self.vz - before[2]) / dt
@@ -391,133 +350,19 @@ class Fleet:
         ):
             for i, name in enumerate(names):
                 setattr(self, name, block[i])
-        self._index = np.arange(self._state.shape[1])
-        self._torque_at, self._curve_at = self._index * (_BINS + 1), self._index * (_STEER_BINS + 1)
+        self.every = np.arange(self._state.shape[1])
+        self.torque_at, self.curve_at = (
+            self.every * (TORQUE_BINS + 1),
+            self.every * (STEER_BINS + 1),
+        )
 
-    def _share(self, speed: np.ndarray) -> np.ndarray:
-        """The steering curve's share (n) at ``speed`` (n), m/s, not negative."""
-        at = np.minimum(speed * (3.6 * _STEER_BINS / _STEER_SPAN), _STEER_BINS - 1e-6)
-        low = at.astype(np.int64)
-        flat, i = self._curve.ravel(), self._curve_at + low
-        share: np.ndarray = flat[i] + (at - low) * (flat[i + 1] - flat[i])
-        return share
-
-    def _shift(self, h: float) -> np.ndarray:
-        """The total ratio (n) in force, after the automatic gearbox; 0 while it shifts."""
-        ratio = self._ratio[self._index, self.gear + 1]
-        share = np.maximum(ratio * self.speed, 0.0) / (self.radius * self.limit)
-        here = self._index, self.gear + 1
-        free = (self.gear > 0) & ~self.manual & (self.shifting <= 0.0)
-        change = (free & (share > self._up[here])).astype(np.int64)
-        change -= free & (share < self._down[here])
-        np.maximum(self.shifting - h, 0.0, out=self.shifting)
-        if change.any():
-            self.gear += change
-            self.shifting[:] = np.where(change != 0, self.switch, self.shifting)
-            ratio = self._ratio[self._index, self.gear + 1]
-        return np.where(self.shifting > 0.0, 0.0, ratio)
-
-    def _substep(self, h: float) -> None:
-        v, yaw = self.speed.copy(), np.radians(self.yaw)
-        on_road = self.z <= GROUND
-        mu_g = self.grip * (self.friction * GRAVITY) * on_road
-
-        # Steering: the wheel follows the command; half of the way counts for this substep.
-        toward = self.steer - self.wheel
-        rate = np.where(toward * self.wheel >= 0.0, STEER_RISE, STEER_FALL) * h
-        moved = np.clip(toward, -rate, rate)
-        curvature = self.lock * (self.wheel + 0.5 * moved) * self._share(np.abs(v))
-        self.wheel += moved
-        most = mu_g / np.maximum(v * v, 1e-6)
-        np.clip(curvature, -most, most, out=curvature)
-        across = v * v * curvature
-        along = np.sqrt(np.maximum(mu_g * mu_g - across * across, 0.0))  # left by the circle
-
-        # Engine: torque and its slope from the table, damping through the clutch.
-        ratio = self._shift(h)
-        pull = ratio / self.radius
-        turning = np.maximum(pull * v, 0.0)
-        at = np.minimum(turning * (_BINS / self.limit), _BINS - 1e-6)
-        low = at.astype(np.int64)
-        flat, i = self._torque.ravel(), self._torque_at + low
-        rise = flat[i + 1] - flat[i]
-        # The limiter takes the torque away within a hundredth above the limit.
-        throttle = self.throttle * np.clip(101.0 - 100.0 * turning / self.limit, 0.0, 1.0)
-        slope = throttle * rise * (_BINS / self.limit) * pull * pull
-        force = throttle * (flat[i] + (at - low) * rise) * pull
-        damping = self.engaged + (self.full - self.engaged) * self.throttle
-        damping *= self.clutch / (self.clutch + damping) * (1.0 - self.brake)
-        linear = damping * pull * pull + self.wheel_drag
-        heavy = self.mass + self.moi * pull * pull + self.wheel_mass
-
-        # Linearised implicit midpoint: second order, so that 0.05 s is enough.
-        resist = self.drag * np.abs(v)
-        gain = (force - (linear + resist) * v) / heavy
-        gain = np.clip(gain, -along, along)
-        fade = (linear + 2.0 * resist - slope) / heavy
-        rolled = v + h * gain / np.maximum(1.0 + 0.5 * h * fade, 0.5)
-        weight = self.mass * along
-        stop = np.minimum(self.brake * self.brakes, weight)
-        stop += self.hand_brake * np.minimum(self.hand_brakes, 0.5 * weight)
-        stop = np.minimum(stop, weight) / self.mass + ROLLING * GRAVITY * on_road
-        size = np.abs(rolled)
-        after = np.copysign(np.maximum(size - stop * h, 0.0), rolled)
-        # A vehicle that stops within the substep moves for a part of it only.
-        part = np.minimum(size / np.maximum(stop * h, 1e-12), 1.0)
-        path = 0.5 * (v + after) * h * part
-
-        # Sliding and spinning left by pushes.
-        slide, spin = self.slide, self.spin
-        less = np.copysign(np.maximum(np.abs(slide) - mu_g * h, 0.0), slide)
-        side = 0.5 * (slide + less) * h
-        calm = mu_g * self.lag / self.gyration * h
-        still = np.copysign(np.maximum(np.abs(spin) - calm, 0.0), spin)
-        turn = 0.5 * (spin + still) * h
-
-        held, moves = self.held, self.simulate
-        if held.any():
-            after, path = np.where(held, self.held_x, after), np.where(held, self.held_x * h, path)
-            less, side = np.where(held, self.held_y, less), np.where(held, self.held_y * h, side)
-        swing = path * curvature + turn
-        if not moves.all():
-            after, path, side = after * moves, path * moves, side * moves
-            less, still, swing = less * moves, still * moves, swing * moves
-
-        # The rear axle rolls along the mean heading; a spin turns about the origin, before it.
-        mean, new = yaw + 0.5 * swing, yaw + swing
-        side = side - turn * self.lag * moves
-        cm, sm = np.cos(mean), np.sin(mean)
-        cn, sn = np.cos(new), np.sin(new)
-        c0, s0 = np.cos(yaw), np.sin(yaw)
-        self.x += path * cm - side * sm + self.lag * (cn - c0)
-        self.y += path * sm + side * cm + self.lag * (sn - s0)
-        self.yaw[:] = (np.degrees(new) + 180.0) % 360.0 - 180.0
-        self.speed[:], self.slide[:], self.spin[:] = after, less, still
-        self._velocity(new, after, curvature)
-        self.yaw_rate[:] = np.degrees(after * curvature + still)
-        self._fall(h, moves)
-
-    def _velocity(
+    def set_world_velocity(
         self, yaw: np.ndarray, v: np.ndarray, curvature: np.ndarray | float = 0.0
     ) -> None:
         c, s = np.cos(yaw), np.sin(yaw)
         side = self.slide + v * curvature * self.lag
         self.vx[:] = v * c - side * s
         self.vy[:] = v * s + side * c
-
-    def _fall(self, h: float, moves: np.ndarray) -> None:
-        if not (self.z.any() or self.vz.any() or self.pitch.any() or self.roll.any()):
-            return
-        falls = moves & self.gravity
-        self.z += np.where(moves, self.vz * h, 0.0) - np.where(falls, 0.5 * GRAVITY * h * h, 0.0)
-        self.vz -= np.where(falls, GRAVITY * h, 0.0)
-        landed = falls & (self.z <= 0.0)
-        self.z[landed] = self.vz[landed] = 0.0
-        upright = np.where(landed, math.exp(-8.0 * h), 1.0)  # levels out in a third of a second
-        self.pitch *= upright
-        self.roll *= upright
-        for angle in (self.pitch, self.roll):
-            angle[np.abs(angle) < 1e-3] = 0.0
 
 
 def _direction(yaw: float) -> tuple[float, float]:
@@ -537,6 +382,9 @@ def _check(spec: VehicleSpec) -> None:
         raise ValueError(f"lock is {spec.lock} degrees; it must be below 89")
     if not 1 <= len(spec.gears) <= _GEARS:
         raise ValueError(f"{len(spec.gears)} gears; there must be 1 to {_GEARS}")
+    for gear in spec.gears:
+        if not (math.isfinite(gear.ratio) and gear.ratio > 0 and gear.down >= 0 and gear.up >= 0):
+            raise ValueError(f"{gear} must have a ratio above 0 and shares that are not below")
     for name in ("torque_curve", "steering_curve"):
         points = np.array(getattr(spec, name), float)
         if points.ndim != 2 or not len(points) or not np.isfinite(points).all():

@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from apps.driving.world.catalogue import DEFAULT, VEHICLES, VehicleSpec
+from apps.driving.world.bicycle import pedals, steering
+from apps.driving.world.catalogue import DEFAULT, VEHICLES, Gear, VehicleSpec
 from apps.driving.world.geometry import Transform
 from apps.driving.world.vehicles import Fleet
 
@@ -153,6 +154,39 @@ def test_gears_follow_the_engine() -> None:
     for _ in range(200):
         fleet.step(0.05)
     assert fleet.gear[0] == 1
+
+
+def test_without_an_automatic_gearbox_the_gear_stays() -> None:
+    fleet = alone(replace(MKZ, autobox=False))
+    fleet.set_control(7, throttle=1.0)
+    for _ in range(200):
+        fleet.step(0.05)
+    assert fleet.gear[0] == 1
+
+
+@pytest.mark.parametrize("wanted", [2.0, 0.5, 0.0, -1.0, -2.5, -6.0])
+@pytest.mark.parametrize("spec", [DEFAULT, MKZ, VEHICLES["vehicle.carlamotors.firetruck"]])
+def test_pedals_give_the_acceleration_that_was_wanted(spec: VehicleSpec, wanted: float) -> None:
+    fleet = alone(spec)
+    fleet.set_velocity(7, (8.0, 0.0, 0.0))
+    fleet.step(0.05)  # into gear
+    fleet.set_velocity(7, (8.0, 0.0, 0.0))
+    throttle, brake = pedals(fleet, np.array([0]), np.array([wanted]))
+    fleet.set_control(7, float(throttle[0]), 0.0, float(brake[0]))
+    fleet.step(0.05)
+    capable = throttle[0] < 1.0 and brake[0] < 1.0
+    assert fleet.ax[0] == pytest.approx(wanted, abs=0.35) or not capable
+    assert throttle[0] * brake[0] == 0.0
+
+
+def test_steering_gives_the_curvature_that_was_wanted() -> None:
+    fleet = alone()
+    fleet.hold_velocity(7, (6.0, 0.0, 0.0))
+    fleet.step(0.05)
+    fleet.set_control(7, steer=float(steering(fleet, np.array([0]), np.array([0.1]))[0]))
+    for _ in range(20):
+        fleet.step(0.05)
+    assert np.radians(fleet.yaw_rate[0]) == pytest.approx(0.1 * 6.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("spec", [DEFAULT, MKZ])
@@ -332,6 +366,7 @@ def test_controls_are_clipped() -> None:
         {"torque_curve": ()},
         {"steering_curve": ((10.0, 1.0), (0.0, 1.0))},
         {"gears": ()},
+        {"gears": (Gear(math.nan, 0.0, 0.0),)},
         {"brake_torque": -1.0},
     ],
 )
