@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from typing import Any
 
@@ -323,6 +325,26 @@ def check_nine_cameras(s: Session) -> dict[str, Any]:
         for mail in mails:
             mail.at(frame)
     return {"ticks_per_s": ticks / (time.perf_counter() - began)}
+
+
+def check_saved_pictures(s: Session) -> dict[str, Any]:
+    """Images and scans are written to files by the client."""
+    car = s.car(s.straight(30))
+    mount = carla.Transform(carla.Location(z=2.2))
+    mails = {
+        "picture.png": camera(s, "rgb", mount, car),
+        "scan.ply": s.sensor("sensor.lidar.ray_cast", mount, car),
+        "tags.ply": s.sensor("sensor.lidar.ray_cast_semantic", mount, car),
+    }
+    frame = s.tick(2)
+    sizes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, mail in mails.items():
+            path = os.path.join(folder, name)
+            mail.at(frame).save_to_disk(path)
+            sizes[name] = os.path.getsize(path)
+    assert min(sizes.values()) > 100, sizes
+    return sizes
 
 
 def check_large_image(s: Session) -> dict[str, Any]:

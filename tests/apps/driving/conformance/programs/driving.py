@@ -336,6 +336,30 @@ def check_impulse_and_force(s: Session) -> dict[str, Any]:
     return {"metres_per_second": after_impulse, "gained": gained}
 
 
+def check_torque(s: Session) -> dict[str, Any]:
+    """An angular velocity, an angular impulse and a torque about z each turn the car to the right."""
+    turned = {}
+    for name in ("velocity", "impulse", "torque"):
+        car = s.car(s.straight(60))
+        car.apply_control(Control())
+        start = car.get_transform().rotation.yaw
+        inertia = car.get_physics_control().mass * 2.0  # kg m^2, about (length^2 + width^2) / 12
+        for _ in range(10):
+            if name == "velocity":
+                car.set_target_angular_velocity(carla.Vector3D(0, 0, 60))
+            elif name == "torque":
+                car.add_torque(carla.Vector3D(0, 0, 20 * inertia))
+            else:
+                car.add_angular_impulse(carla.Vector3D(0, 0, 1 * inertia))
+            s.tick()
+        turned[name] = turn(start, car.get_transform().rotation.yaw)
+        assert car.destroy()
+        s.tick()
+    assert all(angle >= 0 for angle in turned.values()), turned
+    assert turned["velocity"] > 3, turned
+    return turned
+
+
 def check_lights_of_the_car(s: Session) -> dict[str, Any]:
     car = s.car()
     state = carla.VehicleLightState

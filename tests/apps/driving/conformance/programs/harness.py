@@ -143,7 +143,11 @@ class Session:
         self.world.apply_settings(settings)
 
     def clear(self) -> None:
-        """Destroy all vehicles, walkers, sensors, controllers and props, in one batch."""
+        """Destroy all vehicles, walkers, sensors, controllers and props, in one batch.
+
+        Never with ``do_tick``: apply_batch_sync keeps Python's lock while it waits for the frame, and
+        with two cores two pictures that wait for that lock in their callbacks keep the frame away.
+        """
         self.world.tick(TIMEOUT)
         actors = self.world.get_actors()
         gone = [
@@ -152,7 +156,8 @@ class Session:
             for actor in actors.filter(kind)
         ]
         if gone:
-            self.client.apply_batch_sync([carla.command.DestroyActor(a) for a in gone], True)
+            self.client.apply_batch_sync([carla.command.DestroyActor(a) for a in gone], False)
+            self.world.tick(TIMEOUT)
 
     def close(self) -> None:
         """Empty the world and let it run by itself, as a server does after its start."""

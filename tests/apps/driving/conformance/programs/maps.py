@@ -15,12 +15,14 @@ from harness import (
     EMBEDDED,
     TIMEOUT,
     Session,
+    Skip,
     ahead,
     close_to,
     embedded_only,
     follow,
     main,
     raises,
+    vector,
 )
 
 ROAD = """<?xml version="1.0" encoding="UTF-8"?>
@@ -242,17 +244,79 @@ def check_surroundings(s: Session) -> dict[str, Any]:
 
 
 def check_lamps(s: Session) -> dict[str, Any]:
-    """Street lamps: listed, switched."""
+    """Street lamps: listed, switched, coloured, dimmed; each answer is what was set."""
     lamps = s.world.get_lightmanager()
     found = lamps.get_all_lights(carla.LightGroup.NONE)
-    if found:
-        lamps.turn_on(found[:3])
-        s.tick(2)
-        assert all(lamps.is_active(found[:3]))
-        lamps.turn_off(found[:3])
-        s.tick(2)
-        assert not any(lamps.is_active(found[:3]))
+    if not found:
+        raise Skip("no lamps in this town")
+    some = found[:3]
+    lamps.turn_on(some)
+    s.tick(2)
+    assert all(lamps.is_active(some))
+    assert {x.id for x in some} <= {x.id for x in lamps.get_turned_on_lights(carla.LightGroup.NONE)}
+    lamps.turn_off(some)
+    s.tick(2)
+    assert not any(lamps.is_active(some))
+    assert {x.id for x in some} <= {
+        x.id for x in lamps.get_turned_off_lights(carla.LightGroup.NONE)
+    }
+    lamps.set_active(some, [True, False, True])
+    lamps.set_color(some, carla.Color(10, 20, 30))
+    lamps.set_intensity(some, 1234.0)
+    lamps.set_light_group(some, carla.LightGroup.Building)
+    s.tick(2)
+    assert lamps.is_active(some) == [True, False, True]
+    assert [(c.r, c.g, c.b) for c in lamps.get_color(some)] == [(10, 20, 30)] * 3
+    close_to(lamps.get_intensity(some), [1234.0] * 3, 0.1, "intensity")
+    assert lamps.get_light_group(some) == [carla.LightGroup.Building] * 3
+    lamps.set_colors(some, [carla.Color(i, i, i) for i in (1, 2, 3)])
+    lamps.set_intensities(some, [100.0, 200.0, 300.0])
+    lamps.set_light_groups(some, [carla.LightGroup.Street] * 3)
+    s.tick(2)
+    close_to(lamps.get_intensity(some), [100.0, 200.0, 300.0], 0.1, "intensity")
+    assert [c.r for c in lamps.get_color(some)] == [1, 2, 3]
+    state = carla.LightState(500.0, carla.Color(9, 8, 7), carla.LightGroup.Street, True)
+    lamps.set_light_state(some, state)
+    lamps.set_light_states(some, [state] * 3)
+    s.tick(2)
+    back = lamps.get_light_state(some)
+    close_to([x.intensity for x in back], [500.0] * 3, 0.1, "intensity")
+    assert all(x.active for x in back)
+    lamps.set_day_night_cycle(False)
+    s.tick()
     return {"lamps": len(found)}
+
+
+def check_the_rest_of_the_map(s: Session) -> dict[str, Any]:
+    """What the library makes of the text: landmarks, crossings, lanes beside, saving."""
+    marks = s.map.get_all_landmarks()
+    assert marks
+    same = s.map.get_all_landmarks_from_id(marks[0].id)
+    assert {m.id for m in same} == {marks[0].id}
+    assert isinstance(s.map.get_landmark_group(marks[0]), list)
+    crossings = s.map.get_crosswalks()
+    ways = s.map.generate_waypoints(20.0)
+    beside = [w for w in ways if w.get_left_lane() is not None]
+    assert beside, "no lane has one to its left"
+    lane = next(w for w in ways if not w.is_junction)
+    rest = lane.next_until_lane_end(4.0)
+    assert all(w.lane_id == lane.lane_id and w.road_id == lane.road_id for w in rest)
+    begun = lane.previous_until_lane_start(4.0)
+    assert all(w.road_id == lane.road_id for w in begun[:-1])  # 0.9.16 goes one step too far
+    met = [m for w in ways for m in w.get_landmarks(40.0)]
+    assert met, "no landmark within 40 m of any waypoint"
+    lights = [m for w in ways for m in w.get_landmarks_of_type(60.0, "1000001")]
+    assert all(m.type == "1000001" for m in lights)
+    place = s.map.get_spawn_points()[0].location
+    geo = s.map.transform_to_geolocation(place)
+    back = s.map.geolocation_to_transform(geo)
+    close_to(vector(back)[:2], vector(place)[:2], 1.0, "there and back through latitude")
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "town.xodr")
+        s.map.save_to_disk(file)
+        with open(file) as saved:
+            assert "<OpenDRIVE" in saved.read(2000)
+    return {"crosswalk_points": len(crossings), "landmarks": len(marks), "lights": len(lights)}
 
 
 def check_debug_drawing(s: Session) -> dict[str, Any]:
@@ -267,6 +331,12 @@ def check_debug_drawing(s: Session) -> dict[str, Any]:
         carla.BoundingBox(here, carla.Vector3D(1, 1, 1)), carla.Rotation(), 0.1, red, 1.0
     )
     debug.draw_string(here, "here", False, red, 1.0)
+    debug.draw_hud_point(here, 0.1, red, 1.0)
+    debug.draw_hud_line(here, there, 0.1, red, 1.0)
+    debug.draw_hud_arrow(here, there, 0.1, 0.3, red, 1.0)
+    debug.draw_hud_box(
+        carla.BoundingBox(here, carla.Vector3D(1, 1, 1)), carla.Rotation(), 0.1, red, 1.0
+    )
     frame = s.tick()
     assert s.tick() == frame + 1
     return {}
@@ -306,6 +376,24 @@ def check_rare_calls(s: Session) -> dict[str, Any]:
             carla.VehicleWheelLocation.FL_Wheel
         ),
         "restore_physx_physics": car.restore_physx_physics,
+        "clear_debug_shape": world.debug.clear_debug_shape,
+        "clear_debug_string": world.debug.clear_debug_string,
+        "show_recorder_actors_blocked": lambda: client.show_recorder_actors_blocked(
+            log, 30.0, 10.0
+        ),
+        "set_replayer_ignore_hero": lambda: client.set_replayer_ignore_hero(True),
+        "set_replayer_ignore_spectator": lambda: client.set_replayer_ignore_spectator(True),
+        "set_imui_sensor_gravity": lambda: world.set_imui_sensor_gravity(9.81),
+        "get_bone_names": car.get_bone_names,
+        "get_bone_world_transforms": car.get_bone_world_transforms,
+        "get_bone_relative_transforms": car.get_bone_relative_transforms,
+        "get_socket_names": car.get_socket_names,
+        "get_socket_world_transforms": car.get_socket_world_transforms,
+        "get_socket_relative_transforms": car.get_socket_relative_transforms,
+        "get_component_world_transform": lambda: car.get_component_world_transform("Wheel_FL"),
+        "get_component_relative_transform": lambda: car.get_component_relative_transform(
+            "Wheel_FL"
+        ),
     }
     if EMBEDDED:  # these need plug-ins of a CARLA build; a build without them may stop
         rare["enable_carsim"] = lambda: car.enable_carsim("none")

@@ -17,6 +17,7 @@ from harness import (
     free_port,
     main,
     speed,
+    turn,
     vector,
 )
 
@@ -178,6 +179,9 @@ def check_options(s: Session) -> dict[str, Any]:
     tm.set_hybrid_physics_mode(False)
     tm.set_hybrid_physics_radius(50.0)
     tm.set_osm_mode(True)
+    tm.keep_slow_lane_rule_percentage(car, 10)
+    tm.set_respawn_dormant_vehicles(False)
+    tm.set_boundaries_respawn_dormant_vehicles(25.0, 50.0)
     tm.set_route(car, ["Straight", "Left", "Right"])
     s.tick(30)
     action = tm.get_next_action(car)
@@ -188,6 +192,49 @@ def check_options(s: Session) -> dict[str, Any]:
     s.tick()
     tm.shut_down()
     return {"next": str(action[0]), "lights": lights}
+
+
+def check_path(s: Session) -> dict[str, Any]:
+    """A path of one's own is followed: past a junction, on the branch that it takes."""
+    tm, port = manager(s)
+    for point in s.map.get_spawn_points():
+        way, path = s.map.get_waypoint(point.location), []
+        while way is not None and len(path) < 30:
+            path.append(way)
+            ahead_of = way.next(4.0)
+            # The branch that turns most, where there is one.
+            way = max(
+                ahead_of,
+                key=lambda w, yaw=way.transform.rotation.yaw: abs(
+                    turn(yaw, w.transform.rotation.yaw)
+                ),
+                default=None,
+            )
+        bend = abs(turn(path[0].transform.rotation.yaw, path[-1].transform.rotation.yaw))
+        if len(path) == 30 and 60 < bend < 120 and any(w.is_junction for w in path[:18]):
+            break
+    else:
+        raise Skip(f"{s.map.name} has no turn within 70 m of a spawn point")
+    car = s.car(point)
+    tm.ignore_lights_percentage(car, 100)
+    tm.auto_lane_change(car, False)
+    tm.set_path(car, [w.transform.location for w in path])
+    car.set_autopilot(True, port)
+    places = np.array([vector(w.transform.location)[:2] for w in path])
+    nearest, last = [], 0
+    for _ in range(400):
+        s.tick()
+        gaps = np.linalg.norm(places - vector(car.get_location())[:2], axis=1)
+        nearest.append(gaps.min())
+        last = max(last, int(gaps.argmin()))
+        if last >= len(path) - 4:
+            break
+    car.set_autopilot(False, port)
+    s.tick()
+    tm.shut_down()
+    assert last >= len(path) - 6, f"it came to point {last} of {len(path)} in 20 s"
+    assert max(nearest) < 4.5, f"it left the path by {max(nearest):.1f} m"
+    return {"largest_distance_m": float(max(nearest)), "points": last}
 
 
 def check_batch_autopilot(s: Session) -> dict[str, Any]:

@@ -118,6 +118,31 @@ def check_controllers(s: Session) -> dict[str, Any]:
     return {"metres_in_10_s": moved}
 
 
+def check_poses(s: Session) -> dict[str, Any]:
+    """Calls on a skeleton are taken or refused; the walker can be used afterwards."""
+    walker = walker_on(s, s.straight(40))
+    calls = {
+        "blend_pose": lambda: walker.blend_pose(0.5),
+        "show_pose": walker.show_pose,
+        "hide_pose": walker.hide_pose,
+        "get_pose_from_animation": walker.get_pose_from_animation,
+        "set_bones": lambda: walker.set_bones(carla.WalkerBoneControlIn([])),
+    }
+    answers = {}
+    for name, call in calls.items():
+        try:
+            call()
+            answers[name] = "done"
+        except RuntimeError as error:
+            answers[name] = str(error)[:80]
+        s.tick()
+    start = flat(walker)
+    walker.apply_control(carla.WalkerControl(carla.Vector3D(1, 0, 0), 1.0))
+    s.tick(40)
+    assert np.linalg.norm(flat(walker) - start) > 1
+    return answers
+
+
 def check_bones(s: Session) -> dict[str, Any]:
     """A walker's skeleton can be asked for, or the server says that it has none."""
     walker = walker_on(s, s.straight(40))
