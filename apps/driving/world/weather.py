@@ -71,6 +71,16 @@ class Weather:
         return _smooth((self.sun_altitude_angle + 6.0) / 14.0)
 
     @cached_property
+    def lamplight(self) -> float:
+        """0 by day .. 1 at night: how much the light of lamps shows."""
+        return max(0.0, 1.0 - 2.0 * self.day)
+
+    @property
+    def dark(self) -> bool:
+        """Whether lamps and windows are lit."""
+        return self.lamplight > 0.0
+
+    @cached_property
     def overcast(self) -> float:
         """0 clear .. 1 no direct light: clouds, rain and dust."""
         hidden = max(

@@ -20,7 +20,7 @@ from apps.driving.world.geometry import Transform
 from apps.driving.world.render import shaders
 from apps.driving.world.render.quads import FACE, FORMATS, quads, towards
 from apps.driving.world.render.scene import FAR, NEAR, Camera, Lens, Picture, Scene, Style
-from apps.driving.world.render.shading import NIGHT, nearest_beams
+from apps.driving.world.render.shading import nearest_beams
 from apps.driving.world.render.shadows import casters
 from apps.driving.world.render.textures import glow, levels, noise, palette
 from core.errors import ResourceError, need
@@ -230,7 +230,7 @@ class _Painter:
             for name, level in zip(("coarse", "coarsest"), levels(ground), strict=True):
                 textures[name] = self._texture(_bytes(level), "f1", 4)
             known["ground"], known["glowing"] = ground, None
-        night = rgb and scene.weather.day < NIGHT
+        night = rgb and scene.weather.dark
         if night and (known["glowing"] is None or known["lamps"] is not scene.lamps):
             if "glow" in textures:
                 textures.pop("glow").release()
@@ -269,7 +269,7 @@ def _layout(program: Any) -> list[str]:
 def _traits(scene: Scene) -> tuple[str, ...]:
     """What the programs of this frame must know."""
     weather = scene.weather
-    traits = {"RGB": True, "DARK": weather.day < NIGHT, "SOAKED": weather.wet > 0}
+    traits = {"RGB": True, "DARK": weather.dark, "SOAKED": weather.wet > 0}
     return tuple(name for name, wanted in traits.items() if wanted)
 
 
@@ -314,7 +314,7 @@ def _bytes(packed: np.ndarray) -> np.ndarray:
 def _frame(scene: Scene, camera: Camera) -> np.ndarray:
     """(FRAME, 4) float32 in the order of ``shaders``."""
     weather, ground, lens = scene.weather, scene.ground, camera.lens
-    night = weather.day < NIGHT
+    night = weather.dark
     beams = nearest_beams(scene, camera) if night else []
     direct = weather.direct
     rows = np.zeros((shaders.FRAME, 4), np.float32)
@@ -328,7 +328,7 @@ def _frame(scene: Scene, camera: Camera) -> np.ndarray:
     rows[10] = *weather.fog, weather.extinction
     rows[11] = *weather.cloud, weather.cover
     rows[12] = weather.fog_distance, weather.murk, weather.wet, weather.puddles
-    rows[13] = weather.overcast, len(beams), 1 - weather.day / NIGHT if night else 0, 0
+    rows[13] = weather.overcast, len(beams), weather.lamplight, 0
     rows[14] = *ground.origin, 1 / ground.resolution, ground.outside
     rows[15, :3] = 255 * np.minimum(direct / max(float(direct.max()), 1e-6), 1)
     for row, beam in zip(rows[16:], beams, strict=False):

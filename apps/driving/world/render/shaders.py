@@ -10,7 +10,8 @@ before it shades. Row 0 of the target is the top.
 from __future__ import annotations
 
 from apps.driving.world.render.scene import FAR, NEAR, Style
-from apps.driving.world.render.shading import BEAM, BEAMS, WINDOW
+from apps.driving.world.render.shading import BEAM, BEAMS, LAMPLIGHT
+from apps.driving.world.render.surfaces import LIT, WINDOW
 from apps.driving.world.render.textures import FROM, NOISE
 
 FRAME = 16 + BEAMS
@@ -53,7 +54,7 @@ const float NEAR = {NEAR};
 _LIGHT = f"""
 uniform sampler2D noise;
 uniform sampler2D glow;
-const vec3 LAMPLIGHT = vec3(0.95, 0.78, 0.52);
+const vec3 LAMPLIGHT = vec3{LAMPLIGHT};
 float noise_at(vec2 at) {{
     return texelFetch(noise, ivec2(floor(at)) & {NOISE - 1}, 0).r;
 }}
@@ -162,7 +163,7 @@ vec3 facade(vec3 rgb, float key) {{
     float wave = sin(pane.x * 12.9898 + pane.y * 78.233 + key * 3.77) * 437.585;
     float chance = abs(wave - trunc(wave));
 #ifdef DARK
-    return chance < 0.33 ? vec3(236.0, 198.0, 132.0) * (0.55 + chance) : rgb * 0.5;
+    return chance < {LIT} ? vec3(236.0, 198.0, 132.0) * (0.55 + chance) : rgb * 0.5;
 #else
     return mix(rgb * 0.38, 0.55 * ZENITH, 0.25 + 0.35 * chance);
 #endif

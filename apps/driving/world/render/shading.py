@@ -3,18 +3,20 @@
 A face is 6 k + side of the k-th seen solid, or GROUND, or SKY (see ``software``); n is a number of
 pixels. Colours are (3, n) float32 of 0..255 as shown, without gamma: light is a factor for each
 channel, ambient plus direct times the cosine to the sun. Fog by Koschmieder's law, the share
-exp(-extinction * depth). Windows, lamps and leaves are functions of the place on a face.
+exp(-extinction * depth).
 """
 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.driving.world.render.scene import Camera, Picture, Scene, Solids, Style
-from apps.driving.world.render.textures import FROM, GLOW_CELL, NOISE, glow, levels, noise, palette
+from apps.driving.world.render.scene import Camera, Picture, Scene, Solids
+from apps.driving.world.render.surfaces import Sides, face_light, looked_up
+from apps.driving.world.render.textures import FROM, GLOW_CELL, glow, levels, noise, palette
 from apps.driving.world.tags import Tag
 
 if TYPE_CHECKING:
@@ -22,15 +24,11 @@ if TYPE_CHECKING:
 
 GROUND, SKY = -1, -2
 F = np.float32
-NIGHT = 0.5
-"""``Weather.day`` below which lamps and windows are lit."""
 LAMPLIGHT = (0.95, 0.78, 0.52)
 BEAM = 35.0
 """m that a headlight reaches."""
 BEAMS = 8
 """Headlights taken into account, the nearest ones: each costs 0.2 ms a camera of 320 x 160."""
-WINDOW = (2.7, 3.2)
-"""m of facade for each window, along and up (a storey of the scenery)."""
 
 
 class Painter:
@@ -42,7 +40,6 @@ class Painter:
         self._levels: list[np.ndarray] = []
         self._lamps: np.ndarray | None = None
         self._glow: np.ndarray | None = None
-        self._noise: np.ndarray | None = None
 
     def finish(
         self,
@@ -60,8 +57,8 @@ class Painter:
         pixels = _Pixels(camera, depth, face, u, v)
         tags = np.full(depth.size, Tag.SKY, np.uint8)
         instance = np.zeros(depth.size, np.int32)
-        tags[pixels.box] = seen.tag[pixels.solid]
-        instance[pixels.box] = seen.instance[pixels.solid]
+        tags[pixels.box] = seen.tag.take(pixels.solid)
+        instance[pixels.box] = seen.instance.take(pixels.solid)
         cells = cells_at(scene.ground, pixels.x[pixels.floor], pixels.y[pixels.floor])
         tags[pixels.floor] = scene.ground.tag[cells]
         colour = None
@@ -82,7 +79,7 @@ class Painter:
         """(H, W, 3) uint8."""
         weather = scene.weather
         out = np.zeros((3, pixels.t.size), F)
-        lamps = self._night_light(scene, pixels) if weather.day < NIGHT else None
+        lamps = self._night_light(scene, pixels) if weather.dark else None
         shade = None if shadow is None else shadow.reshape(-1)[pixels.floor]
         out[:, pixels.floor] = self._floor(scene, camera, pixels, cells, shade, lamps)
         if len(pixels.box):
@@ -149,7 +146,7 @@ class Painter:
         grazing = np.exp(F(-9.0 * abs(camera.height)) / pixels.t[at])
         mirror = film * (F(0.06) + F(0.6) * grazing)
         if weather.puddles > 0:
-            hollow = self._noise_at(pixels.x[at] * F(14), pixels.y[at] * F(14))
+            hollow = looked_up(self.noise, pixels.x[at] * F(14), pixels.y[at] * F(14))
             depth = np.clip((hollow - F(1 - 0.55 * weather.puddles)) * F(7), F(0), F(1)) * gloss
             mirror += depth * (F(0.9) - mirror) * (F(0.25) + F(0.75) * grazing)
         out *= 1 - F(0.42) * film
@@ -162,65 +159,19 @@ class Painter:
     ) -> np.ndarray:
         """(3, n) of the pixels that see a box."""
         at = pixels.box
-        face = pixels.face[at]
+        face, z = pixels.face.take(at), pixels.z().take(at)
         light = face_light(scene, seen)
-        z = pixels.z()[at]
         # the lowest metre and a half is darker: light comes from half of the sky there
-        ground_shade = np.minimum(F(0.8) + z * F(0.2 / 1.5), F(1))
+        low = np.minimum(F(0.8) + z * F(0.2 / 1.5), F(1))
         out = np.empty((3, len(at)), F)
-        base = np.repeat(seen.rgb, 6, axis=0).astype(F)
         for c in range(3):
-            np.multiply((base[:, c] * light[:, c].astype(F))[face], ground_shade, out=out[c])
+            base = np.repeat(seen.rgb[:, c], 6)
+            np.multiply((base * light[:, c]).astype(F).take(face), low, out=out[c])
             if lamps is not None:
-                out[c] += base[:, c][face] * lamps[at] * F(LAMPLIGHT[c])
-        style = np.repeat(seen.style, 6)
-        style[4::6] = style[5::6] = Style.PLAIN  # tops and bottoms
-        of = style[face]
-        for kind, paint in (
-            (Style.FACADE, self._facade),
-            (Style.BODY, _body),
-            (Style.CABIN, _cabin),
-            (Style.SIGNAL, _signal),
-            (Style.LEAVES, self._leaves),
-        ):
-            chosen = np.flatnonzero(of == kind)
-            if len(chosen):
-                part = _Faces(seen, pixels, at[chosen], face[chosen], z[chosen])
-                painted = out[:, chosen]
-                paint(painted, part, scene)
-                out[:, chosen] = painted
+                out[c] += base.astype(F).take(face) * lamps.take(at) * F(LAMPLIGHT[c])
+        sides = Sides(scene, seen, pixels.camera.eye, self.noise)
+        sides.paint(out, face, pixels.dx.take(at), pixels.dy.take(at), z)
         return out
-
-    def _facade(self, out: np.ndarray, part: _Faces, scene: Scene) -> None:
-        """Windows in rows; at night a third of them is lit."""
-        weather = scene.weather
-        wide, high = 2 * part.half_along, F(2) * part.half_up
-        columns = np.maximum(np.floor(wide / F(WINDOW[0])), F(1))
-        rows = np.maximum(np.floor(high / F(WINDOW[1])), F(1))
-        across = (part.along + part.half_along) / wide * columns
-        up = (part.up + part.half_up) / high * rows
-        column, row = np.floor(across), np.floor(up)
-        across, up = across - column, up - row
-        glass = (np.abs(across - F(0.5)) < F(0.27)) & (np.abs(up - F(0.56)) < F(0.25))
-        glass &= (wide > 3) & (high > F(2.2))
-        panes = np.flatnonzero(glass)
-        seed = (column * F(12.9898) + row * F(78.233) + part.solid_key * F(3.77))[panes]
-        chance = np.abs(np.modf(np.sin(seed) * F(437.585))[0])
-        if weather.day < NIGHT:
-            on = chance < F(0.33)
-            for c, warm in enumerate((236.0, 198.0, 132.0)):
-                out[c, panes] = np.where(on, F(warm) * (F(0.55) + chance), out[c, panes] * F(0.5))
-            return
-        shine = F(0.25) + F(0.35) * chance
-        for c in range(3):
-            sky = F(0.55 * weather.zenith[c])
-            dark = out[c, panes] * F(0.38)
-            out[c, panes] = dark + (sky - dark) * shine
-
-    def _leaves(self, out: np.ndarray, part: _Faces, scene: Scene) -> None:
-        """Lighter and darker spots of a few decimetres."""
-        spots = self._noise_at(part.along * F(34) + part.solid_key * F(57), part.up * F(34))
-        out *= F(0.72) + F(0.5) * spots
 
     def _sky(self, scene: Scene, pixels: _Pixels) -> np.ndarray:
         """(3, n) of the pixels that see the sky: paler at the horizon, clouds, and the sun."""
@@ -234,7 +185,7 @@ class Painter:
         cover = weather.cover
         if cover > 0:
             above = F(60) / (np.maximum(dz, F(0)) + F(0.12) * length)
-            cloud = self._noise_at(dx * above, dy * above)
+            cloud = looked_up(self.noise, dx * above, dy * above)
             thick = np.clip((cloud - F(1 - cover)) * F(3), F(0), F(1)) * np.minimum(height * 8, 1)
             for channel, white in zip(out, weather.cloud.astype(F), strict=True):
                 channel += (white - channel) * thick * F(0.85)
@@ -254,14 +205,10 @@ class Painter:
                 channel += (mist - channel) * thin
         return out
 
-    def _noise_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Noise (n) at (x, y) in its texels."""
-        if self._noise is None:
-            self._noise = noise()
-        column = np.floor(x).astype(np.int64) & (NOISE - 1)
-        row = np.floor(y).astype(np.int64) & (NOISE - 1)
-        found: np.ndarray = self._noise.reshape(-1)[row * NOISE + column]
-        return found
+    @cached_property
+    def noise(self) -> np.ndarray:
+        """The noise of clouds, puddles and leaves."""
+        return noise()
 
     def _night_light(self, scene: Scene, pixels: _Pixels) -> np.ndarray:
         """(N) float32: light from street lamps and headlights on each pixel."""
@@ -269,7 +216,7 @@ class Painter:
         if self._glow is None or scene.lamps is not self._lamps or ground is not self._ground:
             self._lamps = scene.lamps
             self._glow = glow(ground, np.zeros((0, 3)) if scene.lamps is None else scene.lamps)
-        strength = F(1 - scene.weather.day / NIGHT)
+        strength = F(scene.weather.lamplight)
         column = (pixels.x - F(ground.origin[0])) * F(1 / GLOW_CELL)
         row = (pixels.y - F(ground.origin[1])) * F(1 / GLOW_CELL)
         height, width = self._glow.shape
@@ -300,16 +247,6 @@ def nearest_beams(scene: Scene, camera: Camera) -> list[tuple[float, float, floa
     return [(float(a), float(b), float(c), float(d)) for a, b, c, d in lights[order]]
 
 
-def face_light(scene: Scene, seen: Solids) -> np.ndarray:
-    """(6 K, 3) float64 factors of the light on every face: +x -x +y -y +z -z of each solid."""
-    weather, sun = scene.weather, scene.weather.sun
-    cosine = seen.turned(sun)
-    cosine = np.stack([cosine, -cosine], axis=2).reshape(-1, 1)
-    sky = np.tile([0.86, 0.86, 0.8, 0.8, 1.0, 0.55], len(seen))[:, None]
-    light: np.ndarray = weather.ambient * sky + weather.direct * np.maximum(cosine, 0)
-    return light
-
-
 class _Pixels:
     """What each of N pixels meets, and where."""
 
@@ -324,8 +261,8 @@ class _Pixels:
         self.floor = np.flatnonzero(self.face == GROUND)
         self.sky = np.flatnonzero(self.face == SKY)
         self.solid = self.face[self.box] // 6
-        self.x = F(camera.eye[0]) + self.t * self._ray(0)
-        self.y = F(camera.eye[1]) + self.t * self._ray(1)
+        self.dx, self.dy = self.t * self._ray(0), self.t * self._ray(1)  # from the eye, m
+        self.x, self.y = F(camera.eye[0]) + self.dx, F(camera.eye[1]) + self.dy
         self._z: np.ndarray | None = None
 
     def _ray(self, axis: int) -> np.ndarray:
@@ -344,67 +281,6 @@ class _Pixels:
         return self._z
 
 
-class _Faces:
-    """Places on the sides of solids, for pixels ``at`` that see them."""
-
-    def __init__(
-        self, seen: Solids, pixels: _Pixels, at: np.ndarray, face: np.ndarray, z: np.ndarray
-    ) -> None:
-        k = face // 6
-        self.side = face - 6 * k
-        front = self.side < 2  # the faces at +x and -x, along which y runs
-        c, s = seen.turn[k, 0].astype(F), seen.turn[k, 1].astype(F)
-        x = pixels.x[at] - seen.centre[k, 0].astype(F)
-        y = pixels.y[at] - seen.centre[k, 1].astype(F)
-        self.along = np.where(front, c * y - s * x, c * x + s * y)
-        self.half_along = np.where(front, seen.half[k, 1], seen.half[k, 0]).astype(F)
-        self.up = z - seen.centre[k, 2].astype(F)
-        self.half_up = seen.half[k, 2].astype(F)
-        self.solid_key = (seen.instance[k] % 97).astype(F)
-        self.rgb = seen.rgb[k].T
-
-
-def _body(out: np.ndarray, part: _Faces, scene: Scene) -> None:
-    """Lamps: white before, red behind; a dark sill."""
-    a, b = part.along / part.half_along, part.up / part.half_up
-    out *= np.where(b < F(-0.62), F(0.45), F(1))
-    lamp = (np.abs(a) > F(0.62)) & (np.abs(a) < F(0.95)) & (np.abs(b - F(0.25)) < F(0.3))
-    night = scene.weather.day < NIGHT
-    for side, colour in ((0, (250, 246, 228)), (1, (226, 34, 28) if night else (150, 22, 20))):
-        rows = np.flatnonzero(lamp & (part.side == side))
-        level = 1.0 if night else float(scene.weather.ambient.mean()) + 0.3
-        for c in range(3):
-            out[c, rows] = F(min(255.0, colour[c] * level))
-
-
-def _cabin(out: np.ndarray, part: _Faces, scene: Scene) -> None:
-    """Glass between the pillars, which mirrors a little of the sky."""
-    a, b = part.along / part.half_along, part.up / part.half_up
-    panes = np.flatnonzero((np.abs(a) < F(0.9)) & (b < F(0.68)) & (b > F(-0.85)))
-    for c, dark in enumerate((22.0, 26.0, 30.0)):
-        sky = 0.5 * (scene.weather.zenith[c] + scene.weather.horizon[c])
-        out[c, panes] = F(dark * 0.7 + 0.22 * sky)
-
-
-def _signal(out: np.ndarray, part: _Faces, scene: Scene) -> None:
-    """A dark housing with red, yellow and green lamps from above at -x; the lit one shines."""
-    light = np.float32(scene.weather.ambient.mean()) + F(0.2)
-    for c, dark in enumerate((34.0, 36.0, 38.0)):
-        out[c] = F(dark) * light
-    red, green = part.rgb[0].astype(F), part.rgb[1].astype(F)
-    lit = np.where(red > F(1.6) * green, 0, np.where(green > F(1.25) * red, 2, 1))
-    lit = np.where(np.maximum(red, green) < 100, -1, lit)
-    radius = np.minimum(F(0.8) * part.half_along, F(0.29) * part.half_up)
-    for lamp, (place, off) in enumerate(
-        ((0.64, (58, 18, 16)), (0.0, (56, 44, 14)), (-0.64, (14, 48, 30)))
-    ):
-        up = part.up - F(place) * part.half_up
-        disc = (part.along * part.along + up * up < radius * radius) & (part.side == 1)
-        for c in range(3):
-            shown = np.where(lit == lamp, part.rgb[c], F(off[c]) * light)
-            np.copyto(out[c], shown, where=disc, casting="unsafe")
-
-
 def cells_at(ground: Ground, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(n) uint8 cells of the ground at (x, y), m."""
     height, width = ground.cells.shape
@@ -415,7 +291,7 @@ def cells_at(ground: Ground, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     index = np.clip(row, F(0), F(height - 1)).astype(np.int64)
     index *= width
     index += np.clip(column, F(0), F(width - 1)).astype(np.int64)
-    cells: np.ndarray = ground.cells.reshape(-1)[index]
+    cells: np.ndarray = ground.cells.reshape(-1).take(index)
     cells[~inside] = ground.outside
     return cells
 

@@ -74,6 +74,7 @@ class Planes:
     w: np.ndarray  # (K, 6, 3) float32: c0, c1, c2
     side: np.ndarray  # (K, 6) int: 0 +x, 1 -x, 2 +y, 3 -y, 4 +z, 5 -z of the box
     facing: np.ndarray  # (K) int: how many face the camera, 0..3; 0 with the camera inside
+    depth: np.ndarray  # (K) float64: of the nearest corner, m
 
     @classmethod
     def of(cls, solids: Solids, camera: Camera) -> Planes:
@@ -89,7 +90,9 @@ class Planes:
         w = np.stack([ray, -ray], axis=2) / room[..., None]
         order = np.argsort(~front, axis=1, kind="stable")
         w = np.take_along_axis(w.reshape(-1, 6, 3), order[..., None], axis=1)
-        return cls(w.astype(np.float32), order, front.sum(axis=1))
+        middle = (solids.centre - camera.eye) @ camera.axes[:, 0]
+        depth = middle - (np.abs(ray[:, :, 0]) * solids.half).sum(1)
+        return cls(w.astype(np.float32), order, front.sum(axis=1), depth)
 
 
 def _draw(
@@ -104,8 +107,14 @@ def _draw(
     area = np.maximum(rects[:, 1] - rects[:, 0], 0) * np.maximum(rects[:, 3] - rects[:, 2], 0)
     area = np.where(planes.facing > 0, area, 0)
     nearest = np.float32(1 / NEAR)
-    for k in np.flatnonzero(area > FEW).tolist():
+    large = np.flatnonzero(area > FEW)
+    large = large[np.argsort(planes.depth[large], kind="stable")]
+    most = (1.0001 / np.maximum(planes.depth, NEAR)).tolist()
+    for k in large.tolist():
         r0, r1, c0, c1 = rects[k].tolist()
+        part = w[r0:r1, c0:c1]
+        if part.min() >= most[k]:  # all hidden: half of the houses of a street
+            continue
         n = int(planes.facing[k])
         a = planes.w[k]
         across = a[:, 1, None] * u[c0:c1]
@@ -113,7 +122,6 @@ def _draw(
         all_w = down[:, :, None] + across[:, None, :]  # (6, rows, columns)
         enter = all_w[0] if n == 1 else np.minimum.reduce(all_w[:n])
         leave = np.maximum.reduce(all_w[n:])
-        part = w[r0:r1, c0:c1]
         hit = (enter > np.maximum(leave, part)) & (enter <= nearest)
         np.copyto(part, enter, where=hit)
         ids = 6 * k + planes.side[k]
