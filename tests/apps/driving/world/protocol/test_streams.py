@@ -202,3 +202,25 @@ def test_connections_are_bounded(served, monkeypatch):
     assert Reader(served.port, 5).closed()
     served.send(5, b"x")
     assert [reader.message() for reader in kept] == [b"x", b"x"]
+
+
+def test_a_tick_waits_for_a_reader_on_its_way(served):
+    served.loop.call(served.server.expect, 5)
+    assert served.server.congested
+    waiting = served.loop.run(_start(served))
+    time.sleep(0.05)
+    assert not waiting.done()
+    reader = served.reader(5)
+    assert until(waiting.done)
+    assert not served.server.congested
+    served.send(5, b"first")
+    assert reader.message() == b"first"
+
+
+def test_a_tick_does_not_wait_for_ever_for_a_reader_on_its_way(served, monkeypatch):
+    monkeypatch.setattr(streams, "ON_ITS_WAY_S", 0.1)
+    served.loop.call(served.server.expect, 5)
+    started = time.monotonic()
+    served.loop.run(served.server.caught_up())
+    assert 0.05 < time.monotonic() - started < 2.0
+    assert not served.server.congested
