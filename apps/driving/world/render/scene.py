@@ -222,7 +222,8 @@ _TRUCK: _Shape = [
     (-0.6, 0, -0.7, 0.17, 0.97, 0.3, 0, _TYRE, Style.PLAIN, -1),
 ]
 _BUS: _Shape = [
-    (0, 0, 0.1, 1, 1, 0.9, 0, -1, Style.CABIN, -1),
+    (0, 0, -0.35, 1, 1, 0.45, 0, -1, Style.BODY, -1),  # z from 0.1 of the height to 0.55
+    (0, 0, 0.55, 1, 1, 0.45, 0, -1, Style.CABIN, -1),
     (0.6, 0, -0.7, 0.09, 0.98, 0.3, 0, _TYRE, Style.PLAIN, -1),
     (-0.5, 0, -0.7, 0.09, 0.98, 0.3, 0, _TYRE, Style.PLAIN, -1),
 ]

@@ -171,7 +171,9 @@ vec3 facade(vec3 rgb, float key) {{
 vec3 body(vec3 rgb) {{
     vec2 q = spot / span;
     if (q.y < -0.62) rgb *= 0.45;
-    bool lamp = abs(q.x) > 0.62 && abs(q.x) < 0.95 && abs(q.y - 0.25) < 0.3;
+    float middle = span.y > 0.6 ? 0.3 - span.y : 0.25 * span.y;
+    bool lamp = abs(q.x) > 0.62 && abs(q.x) < 0.95
+             && abs(spot.y - middle) < min(0.3 * span.y, 0.14);
     if (!lamp || of.w > 1) return rgb;
 #ifdef DARK
     return of.w == 0 ? vec3(250.0, 246.0, 228.0) : vec3(226.0, 34.0, 28.0);

@@ -119,7 +119,10 @@ def _body(out: np.ndarray, spot: _Spots) -> None:
     """Lamps: white before, red behind; a dark sill."""
     a, b = np.abs(spot.along / spot.half), spot.up / spot.half_up
     out *= np.where(b < F(-0.62), F(0.45), F(1))
-    lamp = (a > F(0.62)) & (a < F(0.95)) & (np.abs(b - F(0.25)) < F(0.3))
+    # above the middle of a car, at the foot of what is taller
+    middle = np.where(spot.half_up > F(0.6), F(0.3) - spot.half_up, F(0.25) * spot.half_up)
+    high = np.minimum(F(0.3) * spot.half_up, F(0.14))
+    lamp = (a > F(0.62)) & (a < F(0.95)) & (np.abs(spot.up - middle) < high)
     dark = spot.weather.dark
     level = 1.0 if dark else float(spot.weather.ambient.mean()) + 0.3
     for side, colour in ((0, (250, 246, 228)), (1, (226, 34, 28) if dark else (150, 22, 20))):
