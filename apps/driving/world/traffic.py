@@ -1,15 +1,12 @@
 """The world's own drivers: they follow lanes, keep distance, obey lights and signs, and yield.
 
-Following: the intelligent driver model (Treiber, Hennecke and Helbing, Phys. Rev. E 62, 2000, eqs.
-1-3) towards whatever is nearest on the way: any vehicle, walker or prop. Lights, signs, junctions
-and curves: the least braking that still obeys, as soon as it is no longer gentle. Steering: pure
-pursuit (Coulter, CMU-RI-TR-92-01, 1992) of the rear axle. Lane changes: MOBIL (Kesting, Treiber and
-Helbing, TRR 1999, 2007, eqs. 2 and 3). Junctions: ``rightofway``. Routes are random, from the seed.
+Following: the intelligent driver model, in ``following``. Lights, signs, junctions and curves: the
+least braking that still obeys, as soon as it is no longer gentle. Steering: pure pursuit (Coulter,
+CMU-RI-TR-92-01, 1992) of the rear axle. Lane changes: MOBIL, in ``overtaking``. Junctions:
+``rightofway``. Routes are random, from the seed; drivers like 85 to 105 % of the limit.
 
-Deviates from IDM: drivers' desired speeds are spread over 85 to 105 % of the limit; braking is
-bounded by 8 m/s^2. From MOBIL: one change in 6 s, none near junctions. Of vehicles that are not
-managed only where they are and how fast is known, so a junction is entered when, at that speed, they
-will not be in the way.
+Of vehicles that are not managed only where they are and how fast is known, so a junction is entered
+when, at that speed, they will not be in the way.
 """
 
 from __future__ import annotations
@@ -22,12 +19,15 @@ import numpy as np
 
 from apps.driving.world.bicycle import pedals, steering
 from apps.driving.world.catalogue import VEHICLES, VehicleSpec
+from apps.driving.world.following import HARDEST, JAM, idm, leaders, things
 from apps.driving.world.geometry import Transform
 from apps.driving.world.lights import Lights, State
+from apps.driving.world.overtaking import WORTH, gain
 from apps.driving.world.rightofway import Junctions, Way
 from apps.driving.world.routes import HORIZON, Routes
 
 if TYPE_CHECKING:
+    from apps.driving.world.collisions import FixedIndex
     from apps.driving.world.network import Network
     from apps.driving.world.sites import SignSite
     from apps.driving.world.vehicles import Fleet
@@ -35,18 +35,13 @@ if TYPE_CHECKING:
 
 SALT = 0x74726166  # of this part's random draws
 
-# IDM: acceleration, comfortable and hardest braking (m/s^2), headway (s), gap at rest (m).
-ACCELERATION, COMFORT, HARDEST, HEADWAY, JAM = 2.0, 2.5, 8.0, 1.3, 2.5
 GENTLE = 1.5  # m/s^2: braking for a curve or a line begins when it needs this much
 STOP_BEFORE = 0.8  # m before a line
-BESIDE = 0.3  # m of air beside a vehicle that is passed
 START = 0.2  # m/s^2 below which one who stands stays
 LOST = 5.0  # m off its route a vehicle looks for a new one
-FORESIGHT = (0.0, 1.0, 2.0)  # s: where walkers are looked for
 GIVE_UP_YELLOW = 0.2  # s to spare, else yellow is obeyed
 CAN_STOP = 5.0  # m/s^2: what a driver brakes at most for yellow
 STOPPED, AT_LINE = 0.2, 4.0  # m/s and m: a stop sign is obeyed
-POLITENESS, WORTH, SAFE = 0.2, 0.4, 3.0  # MOBIL's p, threshold and safe braking, m/s^2
 CHANGE_EVERY, CHANGE_CLEAR = 6.0, 40.0  # s between changes; m of road without a junction
 
 
@@ -62,6 +57,7 @@ class Traffic:
         seed: int,
         walkers: Walkers | None = None,
     ) -> None:
+        self.props: FixedIndex | None = None  # what clients have put on the road
         self.network, self.fleet, self.lights, self.walkers = network, fleet, lights, walkers
         self.ids: list[int] = []  # managed, in the order of ``manage``
         self._rng = np.random.default_rng([seed, SALT])
@@ -122,9 +118,10 @@ class Traffic:
         speed = fleet.speed[rows]
         front = routes.own + fleet.half[rows, 0] + fleet.centre[rows, 0]
         need, cruise = self._limits(speed)
-        gap, closing = self._leaders(rows, speed, front)
+        around = things(fleet, self.walkers, self.props)
+        gap, closing = leaders(around, fleet, routes, rows, speed, front)
         line = self._lines(rows, speed, front, gap, closing)
-        follow = _idm(speed, cruise, gap, closing)
+        follow = idm(speed, cruise, gap, closing)
         stop = speed * speed / (2.0 * np.maximum(line, 0.05))
         need = np.maximum(need, stop)
         wanted = np.where(need > GENTLE, np.minimum(follow, -need), follow)
@@ -153,92 +150,6 @@ class Traffic:
         need = np.where((ahead > 0.0) & after, excess / (2.0 * np.maximum(ahead, 1.0)), 0.0).max(1)
         here = limit[np.arange(len(routes)), routes.at]
         return need, np.maximum(here, 0.1)
-
-    def _leaders(
-        self, rows: np.ndarray, speed: np.ndarray, front: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Of the nearest thing on each way: the gap (m, inf) and how fast it closes (m/s)."""
-        fleet, routes = self.fleet, self._routes
-        px, py, vx, vy, wide, reach, owner, later = self._things()
-        reaches = 15.0 + speed * 1.5 + speed * speed / 5.0
-        dx = px[None, :, 1] - fleet.x[rows][:, None]
-        dy = py[None, :, 1] - fleet.y[rows][:, None]
-        near = dx * dx + dy * dy < (reaches[:, None] + reach[None]) ** 2
-        near &= owner[None] != rows[:, None]
-        gap, closing = np.full(len(rows), np.inf), np.zeros(len(rows))
-        i, j = np.nonzero(near)
-        if not len(i):
-            return gap, closing
-        # (pairs, 3 points, columns), nearest column to each point
-        ex = routes.x[i][:, None] - px[j][:, :, None]
-        ey = routes.y[i][:, None] - py[j][:, :, None]
-        away = ex * ex + ey * ey
-        column = np.argmin(away, 2)
-        pair = np.repeat(i[:, None], 3, 1)
-        heading = routes.heading[pair, column]
-        c, s = np.cos(heading), np.sin(heading)
-        qx, qy = px[j] - routes.x[pair, column], py[j] - routes.y[pair, column]
-        along, beside = qx * c + qy * s, qy * c - qx * s
-        at = routes.s[pair, column] + along
-        ends = (column == HORIZON - 1) & (along > 2.0)
-        half = np.minimum(fleet.half[rows, 1], 1.3)[i] + wide[j] + BESIDE
-        ahead = at - routes.own[i][:, None]
-        blocks = (np.abs(beside) < half[:, None]) & (ahead > 0.0) & (ahead < 130.0) & ~ends
-        # Of something across the way, its width lies along it.
-        turned = np.abs(np.sin(np.arctan2(vy, vx)[j][:, None] - heading))
-        room = at - front[i][:, None] - wide[j][:, None] * turned
-        # One that is over there only later is no obstacle to who has passed by then.
-        long = 2.0 * fleet.half[rows, 0][i]
-        passed = (room + long[:, None]) / np.maximum(speed[i], 2.0)[:, None] < later[j]
-        room = np.where(blocks & ~passed, np.maximum(room, 0.1), np.inf)
-        first = np.argmin(room, 1)
-        k = np.arange(len(i))
-        least = room[k, first]
-        away_speed = vx[j] * c[k, first] + vy[j] * s[k, first]
-        coming = speed[i] - np.maximum(away_speed, 0.0)
-        # What matters most is what asks for the hardest braking, not what is nearest.
-        rank = least + np.maximum(away_speed, 0.0) * 2.0
-        order = np.lexsort((rank, i))
-        order = order[np.isfinite(least[order])]
-        who, at_first = np.unique(i[order], return_index=True)
-        gap[who] = least[order][at_first]
-        closing[who] = coming[order][at_first]
-        return gap, closing
-
-    def _things(self) -> tuple[np.ndarray, ...]:
-        """All there is to hit: x and y (m, 3) of three points, velocity, half width, reach, fleet row
-        or -1, and in how many seconds (m, 3) it is at the points."""
-        fleet = self.fleet
-        c, s = np.cos(np.radians(fleet.yaw)), np.sin(np.radians(fleet.yaw))
-        lengths = np.array([1.0, 0.0, -1.0])
-        middle_x, middle_y = fleet.box_centres()
-        long = fleet.half[:, 0, None] * lengths
-        px, py = middle_x[:, None] + long * c[:, None], middle_y[:, None] + long * s[:, None]
-        # A vehicle's heading, with a hair of speed, so that one at rest still has a direction.
-        hair = np.where(fleet.speed < -0.1, -1e-3, 1e-3)
-        vx, vy = fleet.vx + hair * c, fleet.vy + hair * s
-        wide, reach = np.minimum(fleet.half[:, 1], 1.3), fleet.half[:, 0]
-        owner = np.where(fleet.solid, np.arange(len(fleet)), -2)
-        parts = [(px, py, vx, vy, wide, reach, owner, np.zeros_like(px))]
-        if self.walkers is not None and len(self.walkers):
-            w, later = self.walkers, np.array(FORESIGHT)
-            n, walks = len(w), np.hypot(w.vx, w.vy) > 0.1
-            parts.append(
-                (
-                    w.x[:, None] + w.vx[:, None] * later,
-                    w.y[:, None] + w.vy[:, None] * later,
-                    np.zeros(n),
-                    np.zeros(n),
-                    np.where(walks, 0.3, 0.1),  # who stands still is passed more closely
-                    np.full(n, 4.0),
-                    np.full(n, -1),
-                    np.broadcast_to(later, (n, 3)),
-                )
-            )
-        if not fleet.solid.all():
-            keep = fleet.solid
-            parts[0] = tuple(column[keep] for column in parts[0])
-        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
     def _lines(
         self,
@@ -417,7 +328,7 @@ class Traffic:
         """One vehicle a tick looks whether the lane beside is better."""
         self._turn = (self._turn + 1) % len(rows)
         i = self._turn
-        routes, network = self._routes, self.network
+        routes, network, fleet = self._routes, self.network, self.fleet
         if self._now - self._changed[i] < CHANGE_EVERY or speed[i] < 3.0 or cruise[i] < 3.0:
             return
         at = int(routes.at[i])
@@ -429,59 +340,15 @@ class Traffic:
             beside = side[routes.node[i]]
             if (beside[at:far] < 0).any():
                 continue
-            gain = self._gain(i, beside, at, far, speed, follow, cruise)
-            if gain > best:
-                best, chosen = gain, beside
+            better = gain(
+                network, fleet, int(rows[i]), beside[at:far], float(cruise[i]), float(follow[i])
+            )
+            if better > best:
+                best, chosen = better, beside
         if chosen is not None:
             self._changed[i] = self._now
             routes.change_lane(i, chosen, max(12.0, 3.0 * float(speed[i])))
             self._junctions.release(self.ids[i])
-
-    def _gain(
-        self,
-        i: int,
-        beside: np.ndarray,
-        at: int,
-        far: int,
-        speed: np.ndarray,
-        follow: np.ndarray,
-        cruise: np.ndarray,
-    ) -> float:
-        """MOBIL's incentive of the lane, m/s^2; -inf where it is not safe."""
-        fleet, network, row = self.fleet, self.network, self._rows[i]
-        heading = float(network.yaw_rad[beside[at]])
-        c, s = math.cos(heading), math.sin(heading)
-        x, y = network.position[beside[at]]
-        line = network.position[beside[at:far]]
-        dx, dy = fleet.x - x, fleet.y - y
-        along = dx * c + dy * s
-        # On that lane: near one of its nodes ahead, or on its straight continuation behind.
-        away = np.hypot(fleet.x[:, None] - line[:, 0], fleet.y[:, None] - line[:, 1]).min(1)
-        on = np.where(along > 0, away < 1.8, np.abs(dy * c - dx * s) < 1.8)
-        on[row] = False
-        mine = (fleet.x[row] - x) * c + (fleet.y[row] - y) * s
-        ahead, behind = on & (along > mine), on & (along <= mine) & (along > mine - 60.0)
-        gap, closing = np.inf, 0.0
-        if ahead.any():
-            j = int(np.argmin(np.where(ahead, along, np.inf)))
-            gap = float(along[j] - mine - fleet.half[j, 0] - fleet.half[row, 0])
-            closing = float(speed[i] - fleet.speed[j])
-        if gap < JAM + 1.0:
-            return -math.inf
-        own = np.array([speed[i]])
-        mine_then = float(_idm(own, cruise[i : i + 1], np.array([gap]), np.array([closing]))[0])
-        loss = 0.0
-        if behind.any():
-            j = int(np.argmax(np.where(behind, along, -np.inf)))
-            room = float(mine - along[j] - fleet.half[j, 0] - fleet.half[row, 0])
-            if room < JAM:
-                return -math.inf
-            theirs = np.array([max(float(fleet.speed[j]), 0.1)])
-            then = float(_idm(theirs, np.maximum(theirs, 1.0), np.array([room]), theirs - own)[0])
-            if then < -SAFE:
-                return -math.inf
-            loss = -min(then, 0.0)
-        return mine_then - float(follow[i]) - POLITENESS * loss
 
 
 def populate(network: Network, n: int, seed: int) -> list[tuple[VehicleSpec, Transform]]:
@@ -493,14 +360,3 @@ def populate(network: Network, n: int, seed: int) -> list[tuple[VehicleSpec, Tra
         (kinds[int(rng.integers(len(kinds)))], network.spawn_points[place])
         for place in places.tolist()
     ]
-
-
-def _idm(speed: np.ndarray, cruise: np.ndarray, gap: np.ndarray, closing: np.ndarray) -> np.ndarray:
-    """Acceleration (n) of the intelligent driver model, at least ``-HARDEST``."""
-    speed = np.maximum(speed, 0.0)
-    wish = JAM + np.maximum(
-        speed * HEADWAY + speed * closing / (2.0 * math.sqrt(ACCELERATION * COMFORT)), 0.0
-    )
-    free = 1.0 - np.minimum(speed / cruise, 2.0) ** 4
-    wanted: np.ndarray = ACCELERATION * (free - (wish / np.maximum(gap, 0.1)) ** 2)
-    return np.maximum(wanted, -HARDEST)

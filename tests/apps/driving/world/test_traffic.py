@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from apps.driving.world.catalogue import DEFAULT, WALKERS
-from apps.driving.world.collisions import Collision, resolve
-from apps.driving.world.geometry import Transform
+from apps.driving.world.collisions import Collision, FixedIndex, resolve
+from apps.driving.world.geometry import Boxes, Transform
 from apps.driving.world.lights import Lights, State
 from apps.driving.world.network import Csr, Network
 from apps.driving.world.sites import LightSite, SignSite
@@ -213,6 +213,16 @@ def test_it_brakes_hard_for_who_cuts_in() -> None:
     t.fleet.add(100, DEFAULT, Transform(x=float(t.fleet.x[0]) + 24.0))
     t.run(10.0)
     assert t.collisions == []
+    assert t.fleet.speed[0] == 0.0
+
+
+def test_it_stops_for_props() -> None:
+    t = drivers(road(), Transform(x=10.0))
+    box = Boxes.empty(1)
+    box.centre[:], box.half[:] = (120.0, 0.8, 0.5), (0.3, 0.3, 0.5)
+    t.traffic.props = FixedIndex(box)
+    t.run(25.0)
+    assert 112.0 < t.fleet.x[0] + t.fleet.half[0, 0] < 119.0
     assert t.fleet.speed[0] == 0.0
 
 
