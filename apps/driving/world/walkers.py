@@ -4,8 +4,7 @@ A walker is an upright capsule; its origin is its middle, as in CARLA. It speeds
 20.48 m/s^2 and jumps at 4.2 m/s (Unreal Engine 4, UCharacterMovementComponent's defaults). Whoever
 is hit slides at 5 m/s^2 and stands up again after two seconds.
 
-Ways are found by A* (Hart, Nilsson and Raphael, IEEE Trans. SSC 1968) with straight distance on the
-town's footways. As with CARLA's ``set_pedestrians_cross_factor``, a share of walkers may cross roads
+Ways over the town's footways are in ``footpaths``. As with CARLA's ``set_pedestrians_cross_factor``, a share of walkers may cross roads
 (chosen once for each way); they wait at the kerb until no vehicle would come by meanwhile.
 
 Deviates from CARLA: its clients move AI walkers themselves, by a mesh; this navigation is for the
@@ -14,14 +13,14 @@ world's own. Walkers pass through each other and through street furniture.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from apps.driving.world.catalogue import WALKERS, WalkerSpec
+from apps.driving.world.footpaths import Footpath, Footpaths
 from apps.driving.world.geometry import Transform
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ GRAVITY, ACCELERATION, JUMP, SLIDE = 9.81, 20.48, 4.2, 5.0
 DOWN = 2.0  # s on the ground after a blow
 TURN = 540.0  # degrees a second
 ARRIVED = 0.4  # m
-DETOUR = 6.0  # how much farther one walks to avoid a metre of road
-FAR = 120.0  # m: wanderers choose goals within
 MARGIN = 1.5  # s between a vehicle and a walker who crosses before it
 PATIENCE = 30.0  # s at a kerb, then another way
 KERB = 1.0  # m from the roadway one waits
@@ -45,13 +42,6 @@ _FLOATS = [
     "direction_x", "direction_y", "speed", "down", "pace", "goal_x", "goal_y", "waited", "aside",
 ]  # fmt: skip
 _FLAGS = ["jump", "solid", "gravity", "simulate", "active"]
-
-
-class Footpath(NamedTuple):
-    """A way: places to walk through, and whether the piece that leads to each lies on a road."""
-
-    places: np.ndarray  # (k, 2)
-    crossing: np.ndarray  # (k) bool
 
 
 class Walkers:
@@ -96,7 +86,7 @@ class Walkers:
         self.fleet = fleet
         self.cross_factor = 0.3
         self.specs: list[WalkerSpec] = []
-        self._ways = _Ways(network)
+        self._ways = Footpaths(network.sidewalk)
         self._rng = np.random.default_rng([seed, SALT])
         self._rows: dict[int, int] = {}
         self._paths: dict[int, tuple[Footpath, int]] = {}  # id -> way, the place it walks to
@@ -375,107 +365,3 @@ class Walkers:
             if waits and length > KERB:
                 side = side - way / length * KERB
         self.goal_x[r], self.goal_y[r] = goal + side
-
-
-class _Ways:
-    """The footways as a graph to search."""
-
-    def __init__(self, network: Network) -> None:
-        nodes, edges, crossing = network.sidewalk
-        self.nodes, self.edges, self.crossing = nodes, edges, crossing
-        self.neighbours: list[list[tuple[int, float, bool]]] = [[] for _ in range(len(nodes))]
-        lengths = np.hypot(*(nodes[edges[:, 0]] - nodes[edges[:, 1]]).T) if len(edges) else []
-        self.lengths = np.asarray(lengths, float)
-        for (a, b), length, road in zip(
-            edges.tolist(), self.lengths.tolist(), crossing.tolist(), strict=True
-        ):
-            self.neighbours[a].append((b, length, road))
-            self.neighbours[b].append((a, length, road))
-        self.paved = np.flatnonzero(~np.asarray(crossing, bool))
-        self.part = _parts(len(nodes), edges[self.paved])  # connected without a road between
-        self.middles = (
-            0.5 * (nodes[edges[:, 0]] + nodes[edges[:, 1]]) if len(edges) else np.zeros((0, 2))
-        )
-
-    def random(
-        self,
-        rng: np.random.Generator,
-        near: tuple[float, float] | None = None,
-        may_cross: bool = True,
-    ) -> tuple[float, float, float] | None:
-        """A place on a footway; near one, and on its side of the roads, where asked for."""
-        chosen = self.paved
-        if near is not None and len(chosen):
-            if not may_cross:
-                part = self.part[np.argmin(np.hypot(*(self.nodes - near).T))]
-                chosen = chosen[self.part[self.edges[chosen, 0]] == part]
-            within = np.abs(self.middles[chosen] - near).max(1, initial=0.0) < FAR
-            chosen = chosen[within] if within.any() else chosen
-        if not len(chosen):
-            return None
-        total = np.cumsum(self.lengths[chosen])
-        at = float(rng.random()) * total[-1]
-        i = min(int(np.searchsorted(total, at, "right")), len(chosen) - 1)
-        edge = chosen[i]
-        share = 1.0 - (total[i] - at) / max(float(self.lengths[edge]), 1e-9)
-        a, b = self.nodes[self.edges[edge]]
-        x, y = a + (b - a) * share
-        return float(x), float(y), 0.0
-
-    def find(
-        self, start: tuple[float, float], goal: tuple[float, float], may_cross: bool
-    ) -> Footpath | None:
-        """The cheapest way by A*, over the nearest nodes of start and goal."""
-        if not len(self.nodes):
-            return None
-        first = int(np.argmin(np.hypot(*(self.nodes - start).T)))
-        last = int(np.argmin(np.hypot(*(self.nodes - goal).T)))
-        came = self._search(first, last, may_cross)
-        if came is None:
-            return None
-        chain = [last]
-        while chain[-1] != first:
-            chain.append(came[chain[-1]][0])
-        chain.reverse()
-        roads = [False] + [came[node][1] for node in chain[1:]]
-        # The nearest node may lie behind: begin with the next one where that is shorter.
-        if len(chain) > 1 and not roads[1]:
-            a, b = self.nodes[chain[0]], self.nodes[chain[1]]
-            if np.dot(np.array(start) - a, b - a) > 0:
-                del chain[0], roads[0]
-        places = np.concatenate([self.nodes[chain], np.array([goal])])
-        return Footpath(places, np.array([*roads, False]))
-
-    def _search(self, first: int, last: int, may_cross: bool) -> dict[int, tuple[int, bool]] | None:
-        goal = self.nodes[last]
-        left = np.hypot(*(self.nodes - goal).T).tolist()
-        came: dict[int, tuple[int, bool]] = {}
-        cost = {first: 0.0}
-        todo = [(left[first], first)]
-        done = set()
-        while todo:
-            _, node = heapq.heappop(todo)
-            if node == last:
-                return came
-            if node in done:
-                continue
-            done.add(node)
-            for other, length, road in self.neighbours[node]:
-                if road and not may_cross:
-                    continue
-                total = cost[node] + length * (DETOUR if road else 1.0)
-                if total < cost.get(other, math.inf):
-                    cost[other] = total
-                    came[other] = node, road
-                    heapq.heappush(todo, (total + left[other], other))
-        return None
-
-
-def _parts(n: int, edges: np.ndarray) -> np.ndarray:
-    """A number (n) for each connected part."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), (n, n))
-    parts: np.ndarray = connected_components(graph, directed=False)[1] if n else np.zeros(0)
-    return parts
