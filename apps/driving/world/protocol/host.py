@@ -102,7 +102,6 @@ class Server:
         """Leave the clients and the renderer; the loop is the caller's."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         self._rpc.close()
         self._streams.close()
         self._renderer.close()
@@ -204,7 +203,10 @@ class Server:
         return layouts.measurement(kind, self.world.frame, self.world.elapsed, place, data)
 
     def _publish(self) -> None:
-        """Send what the tick brought: sensors first, as a client's tick ends with the state."""
+        """Send what the tick brought: the state, then the readings, as CARLA does."""
+        state, self._announced = self._announced, SimulationState.NONE
+        if self._streams.wanted(WORLD_OBSERVER_STREAM):
+            self._streams.send(WORLD_OBSERVER_STREAM, self._state(state))
         for sensor, _, payload in self.world.readings:
             stream = sensor.stream | self._episode_bits()
             if self._streams.wanted(stream):
@@ -214,9 +216,6 @@ class Server:
                     self._streams.send(stream, self._measurement(kind, place, data))
                 except Exception as error:
                     self._defect(f"a reading of {sensor.type_id}", error)
-        state, self._announced = self._announced, SimulationState.NONE
-        if self._streams.wanted(WORLD_OBSERVER_STREAM):
-            self._streams.send(WORLD_OBSERVER_STREAM, self._state(state))
 
     def _actor_out(self, actor: Actor) -> list[Any]:
         return self.handlers.actor_out(actor)
