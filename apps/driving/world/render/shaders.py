@@ -83,7 +83,7 @@ _OUT = """
 layout(location = 0) out vec4 colour;
 layout(location = 1) out uvec2 meet;
 void emit(vec3 rgb, float t, uint tag, uint instance) {
-    colour = vec4(clamp(floor(clamp(rgb, 0.0, 255.0)) / 255.0, 0.0, 1.0), float(tag) / 255.0);
+    colour = vec4((rgb - 0.5) / 255.0, float(tag) / 255.0);  // clamped and rounded by the target
     meet = uvec2(floatBitsToUint(t), instance);
 }
 """
@@ -122,6 +122,7 @@ flat out ivec4 of;
 flat out vec3 base;
 flat out vec3 lit;
 flat out vec2 span;
+flat out float key;
 out vec2 spot;
 out vec3 where;
 void main() {
@@ -130,6 +131,7 @@ void main() {
     gl_Position = seen(p);
     bool front = side() < 2;
     of = ivec4(int(kind.x), instance, int(kind.y), side());
+    key = float(instance % 97);
     base = paint.rgb * 255.0;
     span = vec2(front ? half_size.y : half_size.x, half_size.z);
     spot = vec2(front ? local.y : local.x, local.z);
@@ -152,9 +154,10 @@ flat in ivec4 of;
 flat in vec3 base;
 flat in vec3 lit;
 flat in vec2 span;
+flat in float key;
 in vec2 spot;
 in vec3 where;
-vec3 facade(vec3 rgb, float key) {{
+vec3 facade(vec3 rgb) {{
     vec2 size = 2.0 * span;
     vec2 cell = (spot + span) / size * max(floor(size / vec2({WINDOW[0]}, {WINDOW[1]})), 1.0);
     vec2 pane = floor(cell), inside = cell - pane;
@@ -205,13 +208,12 @@ void main() {{
     float t = 1.0 / gl_FragCoord.w;
     vec3 rgb = vec3(0.0);
 #ifdef RGB
-    float key = float(of.y % 97);
     rgb = base * lit * min(0.8 + where.z * (0.2 / 1.5), 1.0);
 #ifdef DARK
     rgb += base * lamps(where) * LAMPLIGHT;
 #endif
 #ifdef HOUSES
-    if (of.z == {int(Style.FACADE)}) rgb = facade(rgb, key);
+    if (of.z == {int(Style.FACADE)}) rgb = facade(rgb);
 #endif
 #ifdef PARTS
     if (of.z == {int(Style.BODY)}) rgb = body(rgb);
