@@ -1,8 +1,8 @@
 """The vehicles and pedestrians of CARLA 0.9.16: their blueprint ids, boxes and physics.
 
 What is CARLA's own, and from where
-    ids, base types    CARLA 0.9.16 documentation, "Vehicle catalogue" and "Pedestrian catalogue";
-                       base and special types as in carla-simulator/carla pull request 5258
+    ids                CARLA 0.9.16 documentation, "Vehicle catalogue" and "Pedestrian catalogue"; the
+                       names of types are those of carla-simulator/carla pull request 5258
     boxes              what ``bounding_box`` answers: sizes as in BerkeleyLearnVerify/Scenic,
                        src/scenic/simulators/carla/_blueprintData.py ("0.9.15"); centres as dumped
                        from the same version, rounded to a centimetre
@@ -10,20 +10,23 @@ What is CARLA's own, and from where
                        ``carla.VehiclePhysicsControl()`` of the 0.9.16 wheel: 1500 and 3000 N m of
                        brake and hand brake a wheel, damping 0.25 a wheel and 0.15 / 2 / 0.35 in the
                        engine, lock 70 degrees, moment of inertia 1 kg m^2, clutch 10, drag 0.3
-    electric           CARLA's only published print of a one-gear car: 743 N m to 9,000 rpm, 502 at
-                       15,000, final ratio 9. It names no car; that its rpm limit is 232.7 km/h on
-                       0.37 m wheels, and the Model 3's top speed 233 km/h, says which one it is
+    electric           a print of ``get_physics_control`` of a one-gear car that public code keeps:
+                       743 N m to 9,000 rpm, 502 at 15,000, final ratio 9. It names no car; that its
+                       rpm limit is 232.7 km/h on 0.37 m wheels, and the Model 3's top speed 233,
+                       says which one it is
     petrol             the wheel's default: 500 N m to 5,000 rpm, final ratio 4, with PhysX's gears
                        4, 2, 1.5, 1.1, 1, shifting up at 0.65 of the limit (PhysX 3.3 guide,
                        "Vehicles"). PhysX shifts down at 0.5, which hunts from 2 to 1; here lower,
                        just below the upward shift
     brakes             1500 N m is the Model 3's; the others' stop at 8.6 m/s^2, heavy ones at 6
-    steering curve     1 at rest, 0.9 at 20, 0.8 at 60, 0.7 at 120 km/h
-    published check    PDM-Lite (autonomousvision/carla_garage, team_code/config.py) fitted the
-                       Lincoln MKZ 2020 in CARLA at 20 Hz: 0-50 km/h in 2.5 s at full throttle,
+    steering curve     1 at rest, 0.9 at 20, 0.8 at 60, 0.7 at 120 km/h: UE4's default for cars
+                       (WheeledVehicleMovementComponent4W)
+    published check    PDM-Lite (autonomousvision/carla_garage, team_code/config.py) fitted the ego
+                       car of Leaderboard 2.0, the Lincoln MKZ 2020, in CARLA at 20 Hz: 0-50 km/h in 2.5 s at full throttle,
                        stops from 50 km/h in 11.3 m; a test holds ours within 10 % of both
 Estimates of ours: every mass, wheelbase and track that no print names (those of the real cars), all
-of trucks, motorcycles and bicycles, and the genders of pedestrians.
+of trucks, motorcycles and bicycles, colours but the Model 3's, who has lights and doors, and the
+genders and generations of pedestrians.
 
 ``lock`` is smaller than ``max_steer``: CARLA's tyres scrub. World on Rails (Chen, Koltun and
 Krähenbühl, ICCV 2021) fitted CARLA's ego vehicle by a bicycle of gain 0.36848 rad and axles at

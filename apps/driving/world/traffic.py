@@ -68,7 +68,8 @@ class Traffic:
         self._obeyed: dict[int, int] = {}  # vehicle -> the stop sign's node at which it stopped
         self._now = 0.0
         self._fleet_ids: np.ndarray | None = None
-        self._rows = np.zeros(0, np.int64)
+        self._rows = np.zeros(0, np.int64)  # of the fleet: those of ``ids``, and the others
+        self._others: list[int] = []
         self._turn = 0
 
     def __contains__(self, id: int) -> bool:
@@ -138,6 +139,7 @@ class Traffic:
         for id in [i for i in self.ids if i not in self.fleet]:
             self.release(id)
         self._rows = np.array([self.fleet.row(i) for i in self.ids], np.int64)
+        self._others = sorted(set(range(len(self.fleet))) - set(self._rows.tolist()))
         self._fleet_ids = self.fleet.ids
 
     def _limits(self, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -268,12 +270,11 @@ class Traffic:
         slow = fleet.speed[row] - closing[i] < 2.5
         if slow and behind < 2.0 * fleet.half[row, 0] + JAM:
             return False
-        others = [r for r in range(len(fleet)) if int(fleet.ids[r]) not in self._managed]
-        if not others:
+        if not self._others:
             return True
         places = self._junctions.places(way)
         c, s = math.cos(math.radians(fleet.yaw[row])), math.sin(math.radians(fleet.yaw[row]))
-        for r in others:
+        for r in self._others:
             dx, dy = float(fleet.x[r] - fleet.x[row]), float(fleet.y[r] - fleet.y[row])
             turn = math.cos(math.radians(float(fleet.yaw[r] - fleet.yaw[row])))
             if math.hypot(dx, dy) > 60.0 or (dx * c + dy * s < 0.0 and turn > 0.7):
@@ -284,10 +285,6 @@ class Traffic:
                 if np.hypot(places[:, 0] - x, places[:, 1] - y).min() < 2.5:
                     return False
         return True
-
-    @property
-    def _managed(self) -> set[int]:
-        return set(self.ids)
 
     def _leave(self, rear: np.ndarray) -> None:
         """Gives back the ways of those whose rear has left the junction."""
