@@ -129,16 +129,19 @@ def check(
 @app.command()
 def calls(json: Json = False) -> None:
     """List CARLA's calls and what becomes of each here."""
-    from apps.driving.world.protocol.calls import table
+    from apps.driving.world.protocol.calls import command_table, table
 
-    rows = table()
+    rows, commands = table(), command_table()
 
     def human() -> None:
         for row in rows:
             note = f" ({row['note']})" if row["note"] else ""
             print(f"{row['call']:<40}{row['status']}{note}")
+        for row in commands:
+            print(f"{'command.' + row['command']:<40}{row['status']}")
 
-    cli.emit({"carla": "0.9.16", "calls": rows}, as_json=json, human=human)
+    report = {"carla": "0.9.16", "calls": rows, "commands": commands}
+    cli.emit(report, as_json=json, human=human)
 
 
 def _need_carla() -> None:

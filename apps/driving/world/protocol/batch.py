@@ -12,11 +12,11 @@ held. CARLA's server attaches rigidly whatever it says, and so does this one. Th
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apps.driving.world.errors import SimulationError
 from apps.driving.world.protocol import values
+from apps.driving.world.protocol.calls import COMMANDS
 from apps.driving.world.protocol.values import (
     PARAMETERS,
     Malformed,
@@ -33,16 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEEPEST = 4  # commands within `then` within `then`
-
-
-@dataclass(frozen=True)
-class Command:
-    """One kind of command: its name in ``carla.command``, its fields, the call that it stands for."""
-
-    name: str
-    fields: tuple[str, ...]
-    call: str
-
+SPAWN_ACTOR, CONSOLE_COMMAND = 0, 20  # have fields of their own
 
 _SPAWN = row(
     values.description,
@@ -52,40 +43,6 @@ _SPAWN = row(
     text,
     many(row(row(whole(0, 255), values.anything))),
 )
-
-
-def _command(name: str, fields: str, call: str) -> Command:
-    return Command(name, tuple(fields.split()), call)
-
-
-#: By index. SpawnActor and ConsoleCommand have fields of their own.
-COMMANDS: tuple[Command, ...] = (
-    _command("SpawnActor", "", "spawn_actor"),
-    _command("DestroyActor", "actor", "destroy_actor"),
-    _command("ApplyVehicleControl", "actor control", "apply_control_to_vehicle"),
-    _command(
-        "ApplyVehicleAckermannControl", "actor ackermann", "apply_ackermann_control_to_vehicle"
-    ),
-    _command("ApplyWalkerControl", "actor walker_control", "apply_control_to_walker"),
-    _command("ApplyVehiclePhysicsControl", "actor physics", "apply_physics_control"),
-    _command("ApplyTransform", "actor transform", "set_actor_transform"),
-    _command("ApplyWalkerState", "actor transform speed", "set_walker_state"),
-    _command("ApplyTargetVelocity", "actor vector", "set_actor_target_velocity"),
-    _command("ApplyTargetAngularVelocity", "actor vector", "set_actor_target_angular_velocity"),
-    _command("ApplyImpulse", "actor vector", "add_actor_impulse"),
-    _command("ApplyForce", "actor vector", "add_actor_force"),
-    _command("ApplyAngularImpulse", "actor vector", "add_actor_angular_impulse"),
-    _command("ApplyTorque", "actor vector", "add_actor_torque"),
-    _command("SetSimulatePhysics", "actor enabled", "set_actor_simulate_physics"),
-    _command("SetEnableGravity", "actor enabled", "set_actor_enable_gravity"),
-    _command("SetAutopilot", "actor enabled", "set_actor_autopilot"),
-    _command("ShowDebugTelemetry", "actor enabled", "show_vehicle_debug_telemetry"),
-    _command("SetVehicleLightState", "actor lights", "set_vehicle_light_state"),
-    _command("ApplyLocation", "actor location", "set_actor_location"),
-    _command("ConsoleCommand", "", ""),
-    _command("SetTrafficLightState", "actor state", "set_traffic_light_state"),
-)
-SPAWN_ACTOR, CONSOLE_COMMAND = 0, 20
 
 
 def run_command(

@@ -3,8 +3,8 @@
 The names, the order of the parameters and whether the client waits for the answer were read from
 the 0.9.16 wheel: the methods of ``carla::client::detail::Client`` in its debugging information, the
 strings they refer to, and recordings of what it sends (compare LibCarla's
-``client/detail/Client.cpp`` and ``CarlaServer.cpp`` of carla-simulator/carla). ``batch`` lists the
-commands that travel inside ``apply_batch``.
+``client/detail/Client.cpp`` and ``CarlaServer.cpp`` of carla-simulator/carla). ``COMMANDS`` are those
+that travel inside ``apply_batch``, in the order of ``carla::rpc::Command::CommandType`` there.
 
 This file is data: ``CALLS`` decides what the server does with a call, tests check that each served
 one has a handler, and the table in the documentation is made from ``table``.
@@ -383,7 +383,14 @@ _ALL = (
     _call("add_traffic_manager_running", "manager", VALUE, "Client.get_trafficmanager"),
     _call("destroy_traffic_manager", "port", NONE, "TrafficManager.shut_down"),
     # --- batches
-    _call("apply_batch", "commands enabled", LIST, "Client.apply_batch Client.apply_batch_sync"),
+    _call(
+        "apply_batch",
+        "commands enabled",
+        LIST,
+        "Client.apply_batch Client.apply_batch_sync",
+        note="with do_tick 0.9.16's client holds Python's lock while it waits, and may time out when "
+        "sensors are listening: tick with World.tick instead",
+    ),
     # --- debugging
     _call(
         "draw_debug_shape",
@@ -417,6 +424,53 @@ _ALL = (
 CALLS: dict[str, Call] = {call.name: call for call in _ALL}
 
 
+@dataclass(frozen=True)
+class Command:
+    """One kind of command: its name in ``carla.command``, its fields, the call it stands for."""
+
+    name: str
+    fields: tuple[str, ...]
+    call: str  # empty: refused
+
+    @property
+    def status(self) -> Status:
+        call = CALLS.get(self.call)
+        return REFUSED if not self.call else SERVED if call is None else call.status
+
+
+def _command(name: str, fields: str, call: str) -> Command:
+    return Command(name, tuple(fields.split()), call)
+
+
+#: What ``apply_batch`` carries, by index; SpawnActor and ConsoleCommand have fields of their own.
+COMMANDS: tuple[Command, ...] = (
+    _command("SpawnActor", "", "spawn_actor"),
+    _command("DestroyActor", "actor", "destroy_actor"),
+    _command("ApplyVehicleControl", "actor control", "apply_control_to_vehicle"),
+    _command(
+        "ApplyVehicleAckermannControl", "actor ackermann", "apply_ackermann_control_to_vehicle"
+    ),
+    _command("ApplyWalkerControl", "actor walker_control", "apply_control_to_walker"),
+    _command("ApplyVehiclePhysicsControl", "actor physics", "apply_physics_control"),
+    _command("ApplyTransform", "actor transform", "set_actor_transform"),
+    _command("ApplyWalkerState", "actor transform speed", "set_walker_state"),
+    _command("ApplyTargetVelocity", "actor vector", "set_actor_target_velocity"),
+    _command("ApplyTargetAngularVelocity", "actor vector", "set_actor_target_angular_velocity"),
+    _command("ApplyImpulse", "actor vector", "add_actor_impulse"),
+    _command("ApplyForce", "actor vector", "add_actor_force"),
+    _command("ApplyAngularImpulse", "actor vector", "add_actor_angular_impulse"),
+    _command("ApplyTorque", "actor vector", "add_actor_torque"),
+    _command("SetSimulatePhysics", "actor enabled", "set_actor_simulate_physics"),
+    _command("SetEnableGravity", "actor enabled", "set_actor_enable_gravity"),
+    _command("SetAutopilot", "actor enabled", "set_actor_autopilot"),
+    _command("ShowDebugTelemetry", "actor enabled", "show_vehicle_debug_telemetry"),
+    _command("SetVehicleLightState", "actor lights", "set_vehicle_light_state"),
+    _command("ApplyLocation", "actor location", "set_actor_location"),
+    _command("ConsoleCommand", "", ""),
+    _command("SetTrafficLightState", "actor state", "set_traffic_light_state"),
+)
+
+
 def table() -> list[dict[str, str]]:
     """One row per call, for people: its name, who makes it, what becomes of it, what to know."""
     return [
@@ -428,3 +482,8 @@ def table() -> list[dict[str, str]]:
         }
         for call in _ALL
     ]
+
+
+def command_table() -> list[dict[str, str]]:
+    """The same for the commands of a batch."""
+    return [{"command": c.name, "call": c.call, "status": str(c.status)} for c in COMMANDS]

@@ -10,8 +10,15 @@ import msgpack
 import pytest
 
 from apps.driving.world.protocol import values
-from apps.driving.world.protocol.batch import COMMANDS
-from apps.driving.world.protocol.calls import CALLS, Answer, Call, Status, table
+from apps.driving.world.protocol.calls import (
+    CALLS,
+    COMMANDS,
+    Answer,
+    Call,
+    Status,
+    command_table,
+    table,
+)
 from apps.driving.world.protocol.handlers import Handlers
 from apps.driving.world.server import bind, in_thread
 from apps.driving.world.town import build_town
@@ -122,6 +129,10 @@ def test_table_is_for_people():
     assert {row["status"] for row in rows} == {"served", "accepted and recorded", "refused"}
     served = next(row for row in rows if row["call"] == "tick_cue")
     assert served == {"call": "tick_cue", "python": "World.tick", "status": "served", "note": ""}
+    commands = {row["command"]: row["status"] for row in command_table()}
+    assert commands["SpawnActor"] == commands["ApplyWalkerState"] == "served"
+    assert commands["SetAutopilot"] == "accepted and recorded"
+    assert commands["ConsoleCommand"] == "refused"
 
 
 class Client:
