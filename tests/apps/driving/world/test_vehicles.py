@@ -97,6 +97,26 @@ def test_the_mkz_is_near_what_was_measured_in_carla() -> None:
     assert from_fifty(MKZ, 0.05) == pytest.approx(11.3, rel=0.1)
 
 
+# km/h after 1, 2, 3, 5 and 10 s of PDM-Lite's fit of the MKZ in CARLA, iterated at 20 Hz from rest.
+FITTED = {
+    0.6: (7.6, 14.3, 20.4, 30.9, 51.6),
+    0.75: (13.1, 24.6, 34.8, 52.0, 83.2),
+    1.0: (24.0, 42.5, 57.4, 80.1, 116.4),
+}
+
+
+@pytest.mark.parametrize(("throttle", "within"), [(0.6, 0.4), (0.75, 0.12), (1.0, 0.16)])
+def test_the_mkz_speeds_up_as_it_does_in_carla(throttle: float, within: float) -> None:
+    fleet = alone(MKZ)
+    fleet.set_control(7, throttle=throttle)
+    ours = []
+    for i in range(1, 201):
+        fleet.step(0.05)
+        if i in (20, 40, 60, 100, 200):
+            ours.append(float(fleet.speed[0]) * 3.6)
+    assert ours == pytest.approx(FITTED[throttle], rel=within)
+
+
 def test_half_throttle_settles_where_the_engines_damping_meets_its_torque() -> None:
     # 0.5 * 743 N m = 1.075 * 10 / 11.075 * w: near 50 km/h, as in CARLA; air and wheels take the rest.
     fleet = alone()
