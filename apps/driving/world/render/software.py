@@ -50,8 +50,9 @@ class SoftwareRenderer:
 
         slope = (-camera.axes[2] / camera.height).astype(np.float32)
         w = (slope[0] + slope[2] * v)[:, None] + (slope[1] * u)[None, :]
-        np.maximum(w, np.float32(1 / FAR), out=w)
-        face = np.where(w > np.float32(1 / FAR), np.int32(GROUND), np.int32(SKY))
+        on_ground = (w > np.float32(1 / FAR)) & (w <= np.float32(1 / NEAR))
+        w = np.where(on_ground, w, np.float32(1 / FAR))
+        face = np.where(on_ground, np.int32(GROUND), np.int32(SKY))
         planes = Planes.of(seen, camera)
         if len(seen):
             _draw(w, face, planes, bounds(seen, camera), u, v)

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 
 from apps.driving.world.geometry import Boxes, Transform
-from apps.driving.world.render import Lens, Picture, Renderer, Scene, open_renderer
+from apps.driving.world.render import (
+    Lens,
+    Picture,
+    Renderer,
+    Scene,
+    encode_depth,
+    encode_instance,
+    encode_rgb,
+    encode_semantic,
+    open_renderer,
+)
+from apps.driving.world.render.gpu import LENSES
 from apps.driving.world.weather import Weather
 from core.errors import ResourceError, UsageError
 
@@ -73,6 +84,38 @@ def test_looks_like_the_reference(egl: Renderer, crossroads: Scene, weather: Wea
     apart = np.abs(ours.astype(int) - truth)
     assert apart.mean() < 0.5
     assert (apart > 3).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    "pose",
+    [
+        Transform(z=0.05, pitch=-90.0),
+        Transform(z=-3.0, pitch=40.0),
+        Transform(z=1500.0, pitch=-80.0),
+        Transform(z=3.0, pitch=90.0),
+        Transform(1e5, 0.0, 2.0),
+    ],
+)
+def test_agrees_at_far_out_poses(egl: Renderer, crossroads: Scene, pose: Transform) -> None:
+    for lens in (Lens(41, 30, 90.0), Lens(50, 20, 179.0), Lens(30, 50, 0.01)):
+        ours = egl.render(crossroads, pose, lens)
+        truth = open_renderer("numpy").render(crossroads, pose, lens)
+        assert (ours.tags == truth.tags).mean() > 0.99
+
+
+def test_encodings_take_its_pictures(egl: Renderer, crossroads: Scene) -> None:
+    ours = egl.render(crossroads, POSES[1], LENS)
+    whole = Picture(*(np.ascontiguousarray(part) for part in vars(ours).values()))
+    for encode in (encode_rgb, encode_depth, encode_semantic, encode_instance):
+        assert encode(ours) == encode(whole)
+        assert len(encode(ours)) == 4 * LENS.width * LENS.height
+
+
+def test_more_lenses_than_are_kept(egl: Renderer, crossroads: Scene) -> None:
+    first = egl.render(crossroads, POSES[0], LENS)
+    for width in range(8, 8 + LENSES + 2):
+        assert egl.render(crossroads, POSES[0], Lens(width, 9)).tags.shape == (9, width)
+    assert same(first, egl.render(crossroads, POSES[0], LENS))
 
 
 def same(a: Picture, b: Picture) -> bool:

@@ -196,3 +196,21 @@ def test_heads_show_the_lamp_that_is_lit(crossroads: Scene) -> None:
         shown = picture.rgb[round(centre_row), 30]
         assert np.abs(shown.astype(int) - rgb).max() < 40, (lamp, shown)
         assert bright[30, 30] < 120 or lamp == 1
+
+
+@pytest.mark.parametrize("lens", [Lens(33, 40, 0.001), Lens(40, 20, 179.9), Lens(1, 1, 60.0)])
+def test_far_out_poses_and_lenses_stay_in_range(crossroads: Scene, lens: Lens) -> None:
+    stormy = replace(crossroads, weather=Weather(*[100.0] * 14))
+    renderer = open_renderer("numpy")
+    with np.errstate(all="raise", under="ignore"):
+        for pose in (
+            Transform(),
+            Transform(z=-3.0, pitch=40.0),
+            Transform(z=0.05, pitch=-90.0),
+            Transform(z=2000.0, pitch=-45.0),
+            Transform(-1e7, 1e6, 3.0),
+            Transform(5.0, 5.0, 2.0, 90.0, 0.0, 170.0),
+        ):
+            depth = renderer.render(stormy, pose, lens).depth
+            assert depth.min() > NEAR * 0.999
+            assert depth.max() <= FAR
