@@ -9,7 +9,7 @@ import struct
 import msgpack
 import pytest
 
-from apps.driving.world.protocol import values
+from apps.driving.world.protocol import handlers, values
 from apps.driving.world.protocol.calls import (
     CALLS,
     COMMANDS,
@@ -121,6 +121,11 @@ def test_commands_stand_for_calls_that_are_not_refused():
     for command in COMMANDS:
         if command.call and command.call != "set_walker_state":
             assert CALLS[command.call].status is not Status.REFUSED
+
+
+def test_calls_that_leave_an_episode_as_it_began_are_calls():
+    assert handlers._HARMLESS < CALLS.keys()
+    assert "spawn_actor" not in handlers._HARMLESS
 
 
 def test_table_is_for_people():
