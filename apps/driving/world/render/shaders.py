@@ -12,7 +12,7 @@ from __future__ import annotations
 from apps.driving.world.render.scene import FAR, NEAR, Style
 from apps.driving.world.render.shading import BEAM, BEAMS, LAMPLIGHT
 from apps.driving.world.render.surfaces import LIT, WINDOW
-from apps.driving.world.render.textures import FROM, NOISE
+from apps.driving.world.render.textures import FOLD, FROM, NOISE
 
 FRAME = 16 + BEAMS
 """vec4 of numbers a frame: see ``_HEAD``."""
@@ -26,10 +26,12 @@ uniform vec4 frame[{FRAME}];
 #define UP frame[3].xyz
 #define SIZE frame[4].xy
 #define FOCAL frame[4].z
+#define COLUMNS int(frame[4].w)
 #define AMBIENT frame[5].xyz
 #define MEAN_AMBIENT frame[5].w
 #define DIRECT frame[6].xyz
 #define SUN frame[7].xyz
+#define PER_GLOW frame[7].w
 #define ZENITH frame[8].xyz
 #define HORIZON frame[9].xyz
 #define FOG frame[10].xyz
@@ -43,6 +45,7 @@ uniform vec4 frame[{FRAME}];
 #define OVERCAST frame[13].x
 #define BEAM_COUNT int(frame[13].y)
 #define NIGHT_LIGHT frame[13].z
+#define ROWS int(frame[13].w)
 #define ORIGIN frame[14].xy
 #define PER_METRE frame[14].z
 #define OUTSIDE frame[14].w
@@ -62,7 +65,7 @@ vec3 misty(vec3 rgb, float t) {{
     return mix(FOG, rgb, exp(-EXTINCTION * max(t - FOG_START, 0.0)));
 }}
 float lamps(vec3 at) {{
-    vec2 cell = clamp(at.xy - ORIGIN, vec2(0.0), vec2(textureSize(glow, 0) - 1));
+    vec2 cell = clamp((at.xy - ORIGIN) * PER_GLOW, vec2(0.0), vec2(textureSize(glow, 0) - 1));
     float light = texelFetch(glow, ivec2(cell), 0).r;
     light *= clamp(1.25 - at.z / 8.0, 0.0, 1.0);
     for (int i = 0; i < BEAM_COUNT; ++i) {{
@@ -253,6 +256,10 @@ uniform sampler2D palette;
 uniform sampler2D coarse;
 uniform sampler2D coarsest;
 uniform sampler2D shadow;
+ivec2 folded(ivec2 cell, int columns) {{
+    int n = cell.y * columns + cell.x;
+    return ivec2(n & {FOLD - 1}, n / {FOLD});
+}}
 void main() {{
     vec2 uv = vec2(gl_FragCoord.x - 0.5 * SIZE.x, 0.5 * SIZE.y - gl_FragCoord.y) / FOCAL;
     vec3 ray = FORWARD + uv.x * RIGHT + uv.y * UP;
@@ -261,15 +268,14 @@ void main() {{
     vec2 at = EYE.xy + t * ray.xy;
     vec2 place = (at - ORIGIN) * PER_METRE;
     ivec2 cell = ivec2(floor(place));
-    ivec2 size = textureSize(cells, 0);
-    bool inside = all(greaterThanEqual(cell, ivec2(0))) && all(lessThan(cell, size));
-    int code = inside ? int(texelFetch(cells, cell, 0).r) : int(OUTSIDE);
+    bool inside = all(greaterThanEqual(cell, ivec2(0))) && all(lessThan(cell, ivec2(COLUMNS, ROWS)));
+    int code = inside ? int(texelFetch(cells, folded(cell, COLUMNS), 0).r) : int(OUTSIDE);
     uint tag = texelFetch(tag_of, ivec2(code, 0), 0).r;
     vec3 rgb = vec3(0.0);
 #ifdef RGB
     vec4 look = texelFetch(palette, ivec2(code, 0), 0);
-    if (inside && t >= {FROM[1]}) look = texelFetch(coarsest, cell / 16, 0);
-    else if (inside && t >= {FROM[0]}) look = texelFetch(coarse, cell / 4, 0);
+    if (inside && t >= {FROM[1]}) look = texelFetch(coarsest, folded(cell / 16, (COLUMNS + 15) / 16), 0);
+    else if (inside && t >= {FROM[0]}) look = texelFetch(coarse, folded(cell / 4, (COLUMNS + 3) / 4), 0);
     rgb = look.rgb * 255.0;
     float sunny = max(SUN.z, 0.0);
 #ifdef SHADOWS

@@ -16,7 +16,7 @@ import numpy as np
 
 from apps.driving.world.render.scene import Camera, Picture, Scene, Solids
 from apps.driving.world.render.surfaces import Sides, face_light, looked_up
-from apps.driving.world.render.textures import FROM, GLOW_CELL, glow, levels, noise, palette
+from apps.driving.world.render.textures import FROM, glow, glow_cell, levels, noise, palette
 from apps.driving.world.tags import Tag
 
 if TYPE_CHECKING:
@@ -217,8 +217,9 @@ class Painter:
             self._lamps = scene.lamps
             self._glow = glow(ground, np.zeros((0, 3)) if scene.lamps is None else scene.lamps)
         strength = F(scene.weather.lamplight)
-        column = (pixels.x - F(ground.origin[0])) * F(1 / GLOW_CELL)
-        row = (pixels.y - F(ground.origin[1])) * F(1 / GLOW_CELL)
+        scale = F(1 / glow_cell(ground))
+        column = (pixels.x - F(ground.origin[0])) * scale
+        row = (pixels.y - F(ground.origin[1])) * scale
         height, width = self._glow.shape
         column = np.clip(column, F(0), F(width - 1)).astype(np.int64)
         row = np.clip(row, F(0), F(height - 1)).astype(np.int64)

@@ -16,8 +16,9 @@ FROM = (35.0, 140.0)
 covers one pixel of a 60 degree camera 320 pixels wide at 28 m; beyond, lane markings would flicker."""
 NOISE = 256
 """Texels of the noise each way; it repeats."""
-GLOW_CELL = 1.0
-"""m a cell of the street lamps' light."""
+FOLD = 8192
+"""Texels a row of a raster as OpenGL gets it: drivers take 8192 or 16384 a side, and a long town
+has more cells than that."""
 
 
 def palette(ground: Ground) -> np.ndarray:
@@ -59,6 +60,13 @@ def _mean(cells: np.ndarray, colours: np.ndarray | None) -> np.ndarray:
     return out
 
 
+def folded(raster: np.ndarray) -> np.ndarray:
+    """The values of ``raster`` (H, W), in order, as (n, FOLD); the last row is filled with zeros."""
+    out = np.zeros((-(-raster.size // FOLD), FOLD), raster.dtype)
+    out.reshape(-1)[: raster.size] = raster.reshape(-1)
+    return out
+
+
 def noise() -> np.ndarray:
     """(NOISE, NOISE) float32 in 0..1, smooth and periodic: value noise of five octaves, ranked so
     that every value is as frequent."""
@@ -79,13 +87,19 @@ def noise() -> np.ndarray:
     return rank.reshape(total.shape).astype(np.float32)
 
 
+def glow_cell(ground: Ground) -> float:
+    """m a cell of ``glow``: 1, or as much more as lets the longer side fit into FOLD cells."""
+    return max(1.0, max(ground.cells.shape) * ground.resolution / (FOLD - 1))
+
+
 def glow(ground: Ground, lamps: np.ndarray) -> np.ndarray:
-    """(rows, columns) float32 of cells of GLOW_CELL from the ground's origin: the light of street
-    lamps at (l, 2 or 3), 1 right below one, fading to 0 at 20 m."""
-    size = np.array(ground.cells.shape) * ground.resolution / GLOW_CELL
+    """(rows, columns) float32 of cells of ``glow_cell`` from the ground's origin: the light of
+    street lamps at (l, 2 or 3), 1 right below one, fading to 0 at 20 m."""
+    cell = glow_cell(ground)
+    size = np.array(ground.cells.shape) * ground.resolution / cell
     cells = np.zeros((int(size[0]) + 1, int(size[1]) + 1), np.float32)
-    reach = 20.0 / GLOW_CELL
-    for x, y in (np.asarray(lamps, float)[:, :2] - ground.origin) / GLOW_CELL:
+    reach = 20.0 / cell
+    for x, y in (np.asarray(lamps, float)[:, :2] - ground.origin) / cell:
         r0, r1 = (min(max(int(y + d), 0), cells.shape[0]) for d in (-reach, reach))
         c0, c1 = (min(max(int(x + d), 0), cells.shape[1]) for d in (-reach, reach))
         rows, columns = np.arange(r0, r1)[:, None] + 0.5 - y, np.arange(c0, c1) + 0.5 - x

@@ -153,6 +153,21 @@ def test_an_empty_world_and_another_ground(egl: Renderer, crossroads: Scene) -> 
     )
 
 
+def test_a_town_longer_than_textures_are_wide(egl: Renderer, crossroads: Scene) -> None:
+    cells = np.random.default_rng(0).integers(0, 14, (3, 90_001)).astype(np.uint8) * 16
+    ground = replace(crossroads.ground, cells=cells, resolution=0.5, origin=(0.0, 0.0))
+    night = Weather(sun_altitude_angle=-40.0)
+    scene = Scene(ground, Boxes.empty(), Boxes.empty(), night, lamps=np.array([[8195.0, 1, 6]]))
+    for x in (0.0, 8190.0, 44_990.0):
+        pose = Transform(x, 0.7, 20.0, -80.0)
+        ours, truth = (r.render(scene, pose, LENS) for r in (egl, open_renderer("numpy")))
+        assert (ours.tags == truth.tags).mean() > 0.99
+        assert len(np.unique(truth.tags)) > 4
+        assert ours.rgb is not None
+        assert truth.rgb is not None
+        assert np.abs(ours.rgb.astype(int) - truth.rgb).mean() < 0.5
+
+
 def test_thousands_of_boxes_fit(egl: Renderer, crossroads: Scene) -> None:
     n = 3000
     rng = np.random.default_rng(0)
