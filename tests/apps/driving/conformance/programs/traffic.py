@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import carla
@@ -14,6 +15,7 @@ from harness import (
     Session,
     Skip,
     ahead,
+    embedded_only,
     free_port,
     main,
     speed,
@@ -259,6 +261,38 @@ def check_batch_autopilot(s: Session) -> dict[str, Any]:
     tm.shut_down()
     assert moving >= 2, f"{moving} of 6 cars move after 8 s"
     return {"moving": moving}
+
+
+def check_destroyed_under_way(s: Session) -> dict[str, Any]:
+    """Cars destroyed while the manager drives them, in real time: the client's process survives.
+
+    Its thread asks for what it drives; an answer that is an error ends the whole process there.
+    """
+    embedded_only("there is no promise in CARLA's own server that the client survives this")
+    settings = s.world.get_settings()
+    settings.synchronous_mode = False
+    s.world.apply_settings(settings)
+    port = free_port()
+    tm = s.client.get_trafficmanager(port)
+    blueprint = s.library.find(CAR)
+    points = s.map.get_spawn_points()
+    rounds = 24
+    for i in range(rounds):
+        cars = [s.world.try_spawn_actor(blueprint, p) for p in points[10 * i : 10 * i + 3]]
+        made = [car for car in cars if car is not None]
+        assert made
+        for car in made:
+            car.set_autopilot(True, port)
+        s.world.wait_for_tick(TIMEOUT)
+        s.world.wait_for_tick(TIMEOUT)
+        time.sleep(0.0005 * i)  # the manager asks in the milliseconds after each frame
+        s.client.apply_batch([carla.command.DestroyActor(car) for car in made])
+        s.world.wait_for_tick(TIMEOUT)
+    s.synchronous()
+    s.tick()
+    tm.shut_down()
+    assert len(s.world.get_actors().filter("vehicle.*")) == 0
+    return {"rounds": rounds}
 
 
 def check_second_manager(s: Session) -> dict[str, Any]:
