@@ -28,7 +28,7 @@ LAMPLIGHT = (0.95, 0.78, 0.52)
 BEAM = 35.0
 """m that a headlight reaches."""
 BEAMS = 8
-"""Headlights taken into account, the nearest ones: each costs 0.2 ms a camera of 320 x 160."""
+"""Headlights taken into account, the nearest ones: each costs 0.1 ms a camera of 320 x 160."""
 
 
 class Painter:
