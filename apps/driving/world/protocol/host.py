@@ -155,18 +155,19 @@ class Server:
 
     def token(self, stream: int) -> bytes:
         """The address of a stream: of a sensor by its own number, or of one on the wire."""
-        if stream != WORLD_OBSERVER_STREAM and stream >> EPISODE_BITS == 0:
+        if stream >> EPISODE_BITS == 0:
             stream |= self._episode_bits()
         return layouts.token(stream, self.stream_port)
 
     def expect(self, stream: int) -> None:
         """A client has asked where a stream is and is about to read it."""
-        if stream == WORLD_OBSERVER_STREAM or self._sensor(stream) is not None:
+        if _observes(stream) or self._sensor(stream) is not None:
             self._streams.expect(stream)
 
     def _episode_bits(self) -> int:
         # So that a reader left over from an earlier episode never gets another sensor's data,
-        # although ids begin anew.
+        # although ids begin anew. And whoever loads a town listens to the new episode before it leaves
+        # the old one: the client's library cannot read one stream twice, and ends the process.
         return (1 + self.episode % 0xFFE) << EPISODE_BITS
 
     def _sensor(self, stream: int) -> Actor | None:
@@ -184,7 +185,7 @@ class Server:
 
     def _greet(self, stream: int) -> bytes | None:
         """The present state for who begins to look: in synchronous mode none may come for long."""
-        return self._state(SimulationState.NONE) if stream == WORLD_OBSERVER_STREAM else None
+        return self._state(SimulationState.NONE) if _observes(stream) else None
 
     def _state(self, state: SimulationState) -> bytes:
         world = self.world
@@ -205,8 +206,12 @@ class Server:
     def _publish(self) -> None:
         """Send what the tick brought: the state, then the readings, as CARLA does."""
         state, self._announced = self._announced, SimulationState.NONE
-        if self._streams.wanted(WORLD_OBSERVER_STREAM):
-            self._streams.send(WORLD_OBSERVER_STREAM, self._state(state))
+        # By the state other clients learn of a new episode, on the stream of the one they know.
+        observers = [stream for stream in self._streams.read if _observes(stream)]
+        if observers:
+            message = self._state(state)
+            for stream in observers:
+                self._streams.send(stream, message)
         for sensor, _, payload in self.world.readings:
             stream = sensor.stream | self._episode_bits()
             if self._streams.wanted(stream):
@@ -278,8 +283,13 @@ class Server:
         async with self._loading:
             with tempfile.TemporaryDirectory(prefix="carla-world-") as folder:
                 path = Path(folder) / f"{OPENDRIVE_MAP}.xodr"
-                path.write_text(text, encoding="utf-8")
-                self._sent = await self._build(str(path))
+                path.write_text(text, encoding="utf-8", errors="replace")
+                try:
+                    self._sent = await self._build(str(path))
+                except SimulationError as error:
+                    # The client knows nothing of the file in which it was kept.
+                    message = str(error).replace(str(path), OPENDRIVE_MAP)
+                    raise SimulationError(message) from None
 
     async def _build(self, source: str) -> Town:
         try:
@@ -308,3 +318,8 @@ def _navigation(town: Town) -> tuple[str, bytes]:
         log.warning("no paths for walkers of controller.ai.walker: %s", error)
         data = b""
     return navmesh.file_name(town.name, data), data
+
+
+def _observes(stream: int) -> bool:
+    """Whether a stream on the wire is the world's own, of whichever episode."""
+    return stream & ((1 << EPISODE_BITS) - 1) == WORLD_OBSERVER_STREAM

@@ -154,6 +154,11 @@ class StreamServer:
         if not readers and self._by_stream.pop(reader.stream, None) is not None:
             self.on_last(reader.stream)
 
+    @property
+    def read(self) -> list[int]:
+        """The streams that somebody reads."""
+        return list(self._by_stream)
+
     def wanted(self, stream: int) -> bool:
         """Whether anybody reads ``stream``."""
         return stream in self._by_stream

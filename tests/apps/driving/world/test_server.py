@@ -457,6 +457,7 @@ def test_client_sends_a_map_of_its_own(start):
         """
     ).done()
     assert "OpenDRIVE" in fact["refused"]
+    assert "/" not in fact["refused"].partition("<")[0]  # no file of the server's
     assert fact["name"] == "Carla/Maps/OpenDriveMap"
     assert fact["points"] > 0
 
