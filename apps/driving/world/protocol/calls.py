@@ -98,7 +98,12 @@ _ALL = (
     _call("get_map_info", "", VALUE, "World.get_map"),
     _call("get_map_data", "", VALUE, "World.get_map"),
     _call("get_required_files", "name", VALUE, "Client.get_required_files World.tick"),
-    _call("request_file", "name", VALUE, "Client.request_file World.tick"),
+    _call(
+        "request_file",
+        "name",
+        VALUE,
+        "Client.request_file World.tick World.get_random_location_from_navigation",
+    ),
     _call("get_navigation_mesh", "", VALUE, ""),
     # --- the world
     _call("get_actor_definitions", "", VALUE, "World.get_blueprint_library"),
@@ -133,7 +138,8 @@ _ALL = (
             f"apply_{kind}texture_to_objects",
             "anything anything anything",
             VOID,
-            f"World.apply_{kind}texture_to_object World.apply_{kind}texture_to_objects",
+            f"World.apply_{kind}texture_to_object World.apply_{kind}texture_to_objects "
+            "World.apply_textures_to_object World.apply_textures_to_objects",
             REFUSED,
             _NO_TEXTURES,
         )
@@ -335,8 +341,10 @@ _ALL = (
         "endpoint lamps enabled",
         NONE,
         "LightManager.turn_on LightManager.turn_off LightManager.set_active "
-        "LightManager.set_color LightManager.set_intensity LightManager.set_light_group "
-        "LightManager.set_light_state",
+        "LightManager.set_color LightManager.set_colors LightManager.set_intensity "
+        "LightManager.set_intensities LightManager.set_light_group LightManager.set_light_groups "
+        "LightManager.set_light_state LightManager.set_light_states Light.turn_on Light.turn_off "
+        "Light.set_color Light.set_intensity Light.set_light_group Light.set_light_state",
         RECORDED,
         "given back when asked; in pictures street lights follow the sun",
     ),
@@ -349,22 +357,38 @@ _ALL = (
         "in pictures street lights follow the sun",
     ),
     # --- sensors
-    _call("enable_sensor_for_ros", "stream", NONE, "Sensor.enable_for_ros", REFUSED, _NO_ROS),
-    _call("disable_sensor_for_ros", "stream", NONE, "Sensor.disable_for_ros", RECORDED, _NO_ROS),
+    _call(
+        "enable_sensor_for_ros", "stream", NONE, "ServerSideSensor.enable_for_ros", REFUSED, _NO_ROS
+    ),
+    _call(
+        "disable_sensor_for_ros",
+        "stream",
+        NONE,
+        "ServerSideSensor.disable_for_ros",
+        RECORDED,
+        _NO_ROS,
+    ),
     _call(
         "is_sensor_enabled_for_ros",
         "stream",
         VALUE,
-        "Sensor.is_enabled_for_ros",
+        "ServerSideSensor.is_enabled_for_ros",
         note="always false: " + _NO_ROS,
     ),
-    _call("enable_gbuffers", "actor enabled", VOID, "Sensor.enable_gbuffers", REFUSED, _NO_GBUFFER),
+    _call(
+        "enable_gbuffers",
+        "actor enabled",
+        VOID,
+        "ServerSideSensor.enable_gbuffers",
+        REFUSED,
+        _NO_GBUFFER,
+    ),
     _call("are_gbuffers_enabled", "actor", VALUE, "", note="always false: " + _NO_GBUFFER),
     _call(
         "get_gbuffer_token",
         "actor anything",
         VALUE,
-        "Sensor.listen_to_gbuffer Sensor.stop_gbuffer",
+        "ServerSideSensor.listen_to_gbuffer ServerSideSensor.stop_gbuffer",
         REFUSED,
         _NO_GBUFFER,
     ),
@@ -372,11 +396,11 @@ _ALL = (
         "set_ignored_vehicles",
         "actor actors",
         VOID,
-        "Sensor.set_ignored_vehicles",
+        "ServerSideSensor.set_ignored_vehicles",
         REFUSED,
         "sensors see every vehicle",
     ),
-    _call("send", "actor name", NONE, "Sensor.send", REFUSED, "there is no V2X sensor"),
+    _call("send", "actor name", NONE, "ServerSideSensor.send", REFUSED, "there is no V2X sensor"),
     # --- traffic manager: it runs in a client; the server only keeps its address
     _call("is_traffic_manager_running", "port", VALUE, "Client.get_trafficmanager"),
     _call("get_traffic_manager_running", "port", VALUE, "Client.get_trafficmanager"),
@@ -397,7 +421,8 @@ _ALL = (
         "shape",
         NONE,
         "DebugHelper.draw_point DebugHelper.draw_line DebugHelper.draw_arrow "
-        "DebugHelper.draw_box DebugHelper.draw_string",
+        "DebugHelper.draw_box DebugHelper.draw_string DebugHelper.draw_hud_point "
+        "DebugHelper.draw_hud_line DebugHelper.draw_hud_arrow DebugHelper.draw_hud_box",
         RECORDED,
         "kept in the world's list of shapes; cameras do not see them",
     ),
@@ -422,6 +447,41 @@ _ALL = (
 )
 
 CALLS: dict[str, Call] = {call.name: call for call in _ALL}
+
+
+#: What the client does by itself, from the map, from what streams bring and from earlier answers.
+#: WalkerAIController walks on the navigation file and TrafficManager drives with ``apply_batch``.
+CLIENT_SIDE: dict[str, str] = {
+    "Client": "set_timeout get_client_version set_files_base_folder",
+    "World": "id debug get_snapshot wait_for_tick on_tick remove_on_tick set_pedestrians_seed "
+    "set_pedestrians_cross_factor get_traffic_sign get_traffic_light "
+    "get_traffic_light_from_opendrive_id get_traffic_lights_from_waypoint "
+    "get_traffic_lights_in_junction",
+    "Actor": "id type_id parent semantic_tags actor_state is_alive is_dormant is_active attributes "
+    "bounding_box get_world get_location get_transform get_velocity get_angular_velocity "
+    "get_acceleration",
+    "Vehicle": "get_control set_autopilot get_speed_limit get_traffic_light_state "
+    "is_at_traffic_light get_traffic_light get_failure_state",
+    "Walker": "get_control",
+    "WalkerAIController": "start stop go_to_location set_max_speed",
+    "TrafficSign": "trigger_volume",
+    "TrafficLight": "state get_state get_green_time get_yellow_time get_red_time get_elapsed_time "
+    "is_frozen get_pole_index get_affected_lane_waypoints get_opendrive_id get_stop_waypoints",
+    "Sensor": "is_listening stop",
+    "ServerSideSensor": "get_ignored_vehicles is_listening_gbuffer",
+    "LightManager": "get_all_lights is_active get_turned_on_lights get_turned_off_lights get_color "
+    "get_intensity get_light_group get_light_state",
+    "Light": "color id intensity is_on location light_group light_state",
+    "TrafficManager": "get_port vehicle_percentage_speed_difference vehicle_lane_offset "
+    "set_desired_speed global_percentage_speed_difference global_lane_offset update_vehicle_lights "
+    "collision_detection force_lane_change auto_lane_change distance_to_leading_vehicle "
+    "ignore_walkers_percentage ignore_vehicles_percentage ignore_lights_percentage "
+    "ignore_signs_percentage set_global_distance_to_leading_vehicle keep_slow_lane_rule_percentage "
+    "random_left_lanechange_percentage random_right_lanechange_percentage set_synchronous_mode "
+    "set_hybrid_physics_mode set_hybrid_physics_radius set_random_device_seed set_osm_mode "
+    "set_path set_route set_respawn_dormant_vehicles set_boundaries_respawn_dormant_vehicles "
+    "get_next_action get_all_actions",
+}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 from apps.driving.world.protocol import handlers, values
 from apps.driving.world.protocol.calls import (
     CALLS,
+    CLIENT_SIDE,
     COMMANDS,
     Answer,
     Call,
@@ -138,6 +139,26 @@ def test_table_is_for_people():
     assert commands["SpawnActor"] == commands["ApplyWalkerState"] == "served"
     assert commands["SetAutopilot"] == "accepted and recorded"
     assert commands["ConsoleCommand"] == "refused"
+
+
+def test_every_method_of_the_wheel_is_accounted_for():
+    """Each public method makes a call of the table, or is done by the client itself."""
+    carla = pytest.importorskip("carla")
+    listed = {name for call in ALL for name in call.python}
+    local = {f"{owner}.{name}" for owner in CLIENT_SIDE for name in CLIENT_SIDE[owner].split()}
+    owners = {*CLIENT_SIDE, "DebugHelper", "LaneInvasionSensor"}
+    there = {
+        f"{owner}.{name}"
+        for owner in owners
+        for name in vars(getattr(carla, owner))
+        if not name.startswith("_")
+    }
+    assert (there & listed) | local == there
+    for name in listed:
+        owner, _, method = name.partition(".")
+        assert hasattr(getattr(carla, owner), method), name
+    commands = {name for name in vars(carla.command) if name[0].isupper()}
+    assert commands - {"FutureActor", "Response"} <= {command.name for command in COMMANDS}
 
 
 class Client:
