@@ -111,7 +111,6 @@ class Handlers:
 
     def dispatch(self, peer: Peer, method: str, parameters: list[Any], waits: bool) -> object:
         """Answer one call; an awaitable of the answer where it takes time."""
-        self.calls[method] += 1
         call = CALLS.get(method)
         if call is None:
             log.warning(
@@ -119,6 +118,7 @@ class Handlers:
             )
             return CallError(f"{method}: no such call; {FIX}")
         self.peer = peer
+        self.calls[method] += 1
         try:
             result = self._answer(call, parameters)
         except Exception as error:

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 STEP_S = 0.05  # of asynchronous mode without a fixed step
 SHORTEST_S, LONGEST_S = 0.005, 0.1  # between which a step of measured time may be
 EPISODE_BITS = 20  # a stream's id on the wire: its episode above these bits, the sensor's below
+NEWCOMER_S = 1.0  # that readers of former episodes wait for one of the new episode
 DEFECTS = 5  # of ticking that are logged in full
 
 
@@ -84,6 +85,7 @@ class Server:
         self._streams.on_last = lambda stream: self._listen(stream, False)
         self._streams.greet = self._greet
         self._announced = SimulationState.NONE
+        self._held: asyncio.Handle | None = None
         self._timer: asyncio.Handle | None = None
         self._due = self._ticked = self._started = loop.time()
         self._loading = asyncio.Lock()
@@ -170,6 +172,10 @@ class Server:
         # the old one: the client's library cannot read one stream twice, and ends the process.
         return (1 + self.episode % 0xFFE) << EPISODE_BITS
 
+    @property
+    def _observer(self) -> int:
+        return WORLD_OBSERVER_STREAM | self._episode_bits()
+
     def _sensor(self, stream: int) -> Actor | None:
         """The sensor that sends on a stream of the present episode."""
         number = stream - self._episode_bits()
@@ -185,7 +191,11 @@ class Server:
 
     def _greet(self, stream: int) -> bytes | None:
         """The present state for who begins to look: in synchronous mode none may come for long."""
-        return self._state(SimulationState.NONE) if _observes(stream) else None
+        if not _observes(stream):
+            return None
+        if stream == self._observer:
+            self.loop.call_soon(self._release)
+        return self._state(SimulationState.NONE)
 
     def _state(self, state: SimulationState) -> bytes:
         world = self.world
@@ -205,10 +215,12 @@ class Server:
 
     def _publish(self) -> None:
         """Send what the tick brought: the state, then the readings, as CARLA does."""
-        state, self._announced = self._announced, SimulationState.NONE
         # By the state other clients learn of a new episode, on the stream of the one they know.
-        observers = [stream for stream in self._streams.read if _observes(stream)]
-        if observers:
+        state, observers = SimulationState.NONE, [self._observer]
+        if self._held is None:
+            state, self._announced = self._announced, state
+            observers = [stream for stream in self._streams.read if _observes(stream)]
+        if any(self._streams.wanted(stream) for stream in observers):
             message = self._state(state)
             for stream in observers:
                 self._streams.send(stream, message)
@@ -257,8 +269,25 @@ class Server:
             self.handlers.touched = False
             self.handlers.lamps.clear()
             self.announce(SimulationState.MAP_CHANGE)
-            self.publish()
+            self.world.readings = []
+            self._hold()
             self.settings_changed()
+
+    def _hold(self) -> None:
+        """Tell readers of former episodes of the new one when its first reader has come.
+
+        That is mostly whoever loaded it. Between its call and its listening the client's library has
+        no episode, and its traffic manager ends the process if it hears of a change just then.
+        """
+        if self._held is not None:
+            self._held.cancel()
+        self._held = self.loop.call_later(NEWCOMER_S, self._release)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+            self.publish()
 
     async def _town(self, name: str) -> Town:
         present = self.world.town

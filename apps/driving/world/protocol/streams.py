@@ -173,7 +173,10 @@ class StreamServer:
 
     def expect(self, stream: int) -> None:
         """Somebody has been told the address of ``stream`` and will subscribe."""
-        self._expected.append((stream, self.loop.time() + ON_ITS_WAY_S))
+        now = self.loop.time()
+        self._expected = [waited for waited in self._expected if waited[1] > now]
+        if len(self._expected) < MAX_CONNECTIONS:
+            self._expected.append((stream, now + ON_ITS_WAY_S))
 
     @property
     def congested(self) -> bool:
