@@ -113,10 +113,7 @@ class Handlers:
         """Answer one call; an awaitable of the answer where it takes time."""
         call = CALLS.get(method)
         if call is None:
-            log.warning(
-                "client %s called %s, which is no call of CARLA's; %s", peer.name, method, FIX
-            )
-            return CallError(f"{method}: no such call; {FIX}")
+            return self._unknown(peer, method[:80])
         self.peer = peer
         self.calls[method] += 1
         try:
@@ -126,6 +123,12 @@ class Handlers:
         if asyncio.iscoroutine(result):
             return self._later(call, result, waits)
         return _success(call, result)
+
+    def _unknown(self, peer: Peer, method: str) -> CallError:
+        self._refused["?"] += 1
+        if self._refused["?"] <= WARNINGS:
+            log.warning("client %s called %s, which is no call; %s", peer.name, method, FIX)
+        return CallError(f"{method}: no such call; {FIX}")
 
     async def _later(self, call: Call, result: Awaitable[Any], waits: bool) -> object:
         try:
