@@ -474,15 +474,17 @@ def test_half_a_message_holds_nobody_up(port: int) -> None:
 
 def test_ten_thousand_calls_at_once(port: int) -> None:
     """Ten thousand spawns without waiting for an answer; another client is served between them."""
-    place = [[0.0, 0.0, 0.5], [0.0, 0.0, 0.0]]
+    with connect(port) as client:
+        points = client.ask("get_map_info")[0][1][1]
+    car = [1, "vehicle.tesla.model3", []]
     message = b"".join(
-        msgpack.packb([0, i, "spawn_actor", [[False], [1, "vehicle.no.such", []], place]])
+        msgpack.packb([0, i, "spawn_actor", [[False], car, points[i % len(points)]]])
         for i in range(10_000)
     )
     with connect(port) as client, connect(port) as other:
         client.socket.settimeout(60)
         client.socket.setblocking(False)
-        sent, answered, waits = 0, 0, []
+        sent, answered, made, waits = 0, 0, [], []
         deadline = time.monotonic() + 60
         while answered < 10_000 and time.monotonic() < deadline:
             if sent < len(message):
@@ -490,7 +492,10 @@ def test_ten_thousand_calls_at_once(port: int) -> None:
                     sent += client.socket.send(message[sent : sent + (1 << 16)])
             try:
                 client.unpacker.feed(client.socket.recv(1 << 20))
-                answered += sum(1 for _ in client.unpacker)
+                for _, _, error, result in client.unpacker:
+                    assert error is None
+                    answered += 1
+                    made += [result[0][1][0]] if result[0][0] == 1 else []
             except BlockingIOError:
                 time.sleep(0.001)
             if answered // 2000 > len(waits):
@@ -499,6 +504,9 @@ def test_ten_thousand_calls_at_once(port: int) -> None:
                 waits.append(time.monotonic() - began)
         assert answered == 10_000
         assert max(waits) < 2, waits
+        assert 0.9 * len(points) <= len(made) <= len(points)
+        for actor in made:
+            assert other.ask("destroy_actor", actor)[0][0] == 1
 
 
 def stream_port(client: Raw) -> tuple[int, int]:

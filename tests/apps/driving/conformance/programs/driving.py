@@ -9,6 +9,7 @@ from typing import Any
 import carla
 import numpy as np
 from harness import (
+    CAR,
     DT,
     EMBEDDED,
     KMH,
@@ -285,6 +286,103 @@ def check_physics_control(s: Session) -> dict[str, Any]:
         f"twice the mass: {heavy:.2f} s instead of {normal:.2f}"
     )
     return {"mass_kg": mass, "seconds_0_30": normal, "seconds_0_30_twice_the_mass": heavy}
+
+
+def fields(found: Any) -> dict[str, Any]:
+    """Every number of a physics control, by name."""
+    rows: dict[str, Any] = {}
+    for name in dir(found):
+        value = None if name.startswith("_") else getattr(found, name)
+        if isinstance(value, bool | int | float):
+            rows[name] = float(value)
+        elif name in ("torque_curve", "steering_curve"):
+            rows[name] = [c for point in value for c in (point.x, point.y)]
+        elif name == "center_of_mass":
+            rows[name] = vector(value).tolist()
+        elif name == "forward_gears":
+            rows[name] = [c for g in value for c in (g.ratio, g.down_ratio, g.up_ratio)]
+    return rows
+
+
+def check_physics_is_kept(s: Session) -> dict[str, Any]:
+    """Every field of the physics control and of its wheels comes back as it was set."""
+    compared = 0
+    for name in (CAR, "vehicle.lincoln.mkz_2020", "vehicle.bh.crossbike"):
+        car = s.spawn(name, s.straight(40))
+        s.tick(2)
+        wanted = car.get_physics_control()
+        assert len(wanted.wheels) >= 4, f"{name}: CARLA gives four wheels to bicycles, too"
+        wanted.mass *= 1.1
+        wanted.moi *= 1.2
+        wanted.drag_coefficient = 0.77
+        wanted.gear_switch_time = 0.33
+        wanted.damping_rate_full_throttle *= 1.5
+        wanted.max_rpm *= 0.9
+        wanted.final_ratio *= 1.1
+        wanted.center_of_mass = wanted.center_of_mass + carla.Vector3D(0.1, 0.0, -0.1)
+        wanted.use_sweep_wheel_collision = True
+        wheels = wanted.wheels
+        for i, wheel in enumerate(wheels):
+            wheel.tire_friction = 2.0 + i
+            wheel.damping_rate = 0.3
+            wheel.max_brake_torque = 777.0
+            wheel.max_handbrake_torque = 1234.0
+            wheel.long_stiff_value = 987.0
+            wheel.lat_stiff_value = 15.0
+            wheel.lat_stiff_max_load = 2.5
+        wanted.wheels = wheels
+        car.apply_physics_control(wanted)
+        s.tick(2)
+        found = car.get_physics_control()
+        pairs = [("", fields(wanted), fields(found))]
+        for i, (a, b) in enumerate(zip(wanted.wheels, found.wheels, strict=True)):
+            pairs.append((f"wheel {i} ", fields(a), fields(b)))
+        wrong = []
+        for where, set_to, read in pairs:
+            for key, value in set_to.items():
+                compared += 1
+                if not np.allclose(value, read[key], rtol=1e-4, atol=1e-3):
+                    wrong.append(f"{where}{key}: set {value}, read {read[key]}")
+        assert not wrong, f"{name}: {'; '.join(wrong[:5])}"
+        assert car.destroy()
+        s.tick()
+    return {"compared": compared}
+
+
+def check_sticky_control(s: Session) -> dict[str, Any]:
+    """With sticky_control off a control holds for one tick, with it on until the next."""
+    place, reached = s.straight(80), {}
+    for sticky in ("true", "false"):
+        car = s.spawn(CAR, place, sticky_control=sticky)
+        s.tick(20)
+        car.apply_control(Control(throttle=1.0))
+        s.tick(40)
+        reached[sticky] = speed(car)
+        assert car.destroy()
+        s.tick()
+    assert reached["true"] > 5
+    assert reached["false"] < 0.3 * reached["true"], reached
+    return reached
+
+
+def check_without_friction(s: Session) -> dict[str, Any]:
+    """On tyres without grip, without air, 100 km/h stay 100 km/h."""
+    car = s.car(s.straight(120))
+    physics = car.get_physics_control()
+    physics.drag_coefficient = 0.0
+    wheels = physics.wheels
+    for wheel in wheels:
+        wheel.tire_friction = 0.0
+    physics.wheels = wheels
+    car.apply_physics_control(physics)
+    car.apply_control(Control())
+    s.tick(2)
+    car.set_target_velocity(car.get_transform().get_forward_vector() * (100 * KMH))
+    s.tick()
+    close_to(speed(car), 100 * KMH, 0.02, "speed after one frame")
+    s.tick(60)
+    close_to(speed(car), 100 * KMH, 0.1, "speed after 3 s")
+    return {"metres_per_second": speed(car)}
 
 
 def check_constant_velocity(s: Session) -> dict[str, Any]:

@@ -314,5 +314,26 @@ def check_second_manager(s: Session) -> dict[str, Any]:
     return {"metres_per_second": moved}
 
 
+def check_load_world(s: Session) -> dict[str, Any]:
+    """A town is loaded while a manager lives, as CARLA's Leaderboard does; both go on."""
+    tm, port = manager(s)
+    s.world.tick(TIMEOUT)
+    s.world = s.client.load_world(s.map.name.rpartition("/")[2], reset_settings=False)
+    frames = [s.world.tick(TIMEOUT) for _ in range(3)]
+    assert frames[2] == frames[0] + 2
+    s.map = s.world.get_map()
+    car = s.car()
+    s.world.tick(TIMEOUT)
+    car.set_autopilot(True, port)
+    for _ in range(100):
+        s.world.tick(TIMEOUT)
+    moved = speed(car)
+    assert moved > 1.0
+    car.set_autopilot(False, port)
+    s.world.tick(TIMEOUT)
+    tm.shut_down()
+    return {"metres_per_second": moved}
+
+
 if __name__ == "__main__":
     main(globals())
