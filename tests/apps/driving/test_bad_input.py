@@ -34,6 +34,7 @@ conformance/programs, run by conformance/test_conformance.py through CARLA's own
     client killed mid-tick       test_client_gone_mid_tick
     slow client                  test_slow_readers
     many connections             test_many_connections
+    many episodes, many actors   test_memory_does_not_grow
     another client version       test_other_client_version
     other machines               test_only_this_machine_can_connect
     SIGINT, SIGTERM              test_ends_cleanly
@@ -632,6 +633,33 @@ def test_many_connections(port: int) -> None:
     time.sleep(0.5)
     with connect(port) as client:
         assert client.ask("version") == [[1, "0.9.16"]]
+
+
+def test_memory_does_not_grow(port: int, served: Any) -> None:
+    """Fifty episodes of actors, and actors made and destroyed in one."""
+
+    def episode(client: Raw) -> None:
+        points = client.ask("get_map_info")[0][1][1]
+        for point in points[:40]:
+            client.request("spawn_actor", [1, "vehicle.tesla.model3", []], point)
+        made = [client.answer()[2][0][1][0] for _ in points[:40]]
+        camera = [1, "sensor.camera.rgb", [["image_size_x", 2, "64"], ["image_size_y", 2, "32"]]]
+        mounted = client.ask("spawn_actor_with_parent", camera, points[0], made[0], 0, "")
+        assert mounted[0][0] == 1, mounted
+        for actor in made[:20]:
+            assert client.ask("destroy_actor", actor)[0] == [1, True]
+
+    with connect(port) as client:
+        name = client.ask("get_map_info")[0][1][0].rsplit("/", 1)[-1]
+        for _ in range(5):
+            episode(client)
+            client.ask("load_new_episode", name, True, 0xFFFF)
+        before = memory_mb(served)
+        for _ in range(50):
+            episode(client)
+            client.ask("load_new_episode", name, True, 0xFFFF)
+    grown = memory_mb(served) - before
+    assert grown < 15, f"{grown:.0f} MB more after fifty episodes"
 
 
 def test_other_client_version(port: int) -> None:

@@ -121,6 +121,17 @@ def test_same_seed_same_bytes_another_seed_other_traffic(embedded: Any, town: st
     assert other["snapshot"] != first["snapshot"], "the seed changes nothing"
 
 
+def test_a_reloaded_episode_repeats(server: Any) -> None:
+    """The same drive twice on one server, with a reload before each: the same bytes."""
+    if not server.embedded:
+        pytest.skip("CARLA's pictures differ from run to run")
+    first, again = (checks.run_check("streams.drive", server.environment(), 60) for _ in range(2))
+    assert first.passed, first.error
+    assert again.passed, again.error
+    different = [kind for kind in first.measured if first.measured[kind] != again.measured[kind]]
+    assert not different, f"after a reload these sensors sent other bytes: {different}"
+
+
 @pytest.mark.slow
 def test_a_generated_town_is_the_same_every_time(embedded: Any) -> None:
     first = drive(embedded, "--town", "procedural:4", "--seed", "2")
