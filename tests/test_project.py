@@ -113,7 +113,10 @@ def test_no_dependency_replaces_torch():
     assert names.isdisjoint({"torchvision", "timm"})
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))],
+)
 def test_links_between_documents_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):

@@ -154,6 +154,9 @@ def _deviations(*names: str) -> tuple[Attribute, ...]:
     return tuple(_number(name, 0.0, 0.0 if "stddev" in name else -math.inf) for name in names)
 
 
+LISTED_ONLY = ("sensor.camera.dvs", "sensor.camera.normals", "sensor.camera.optical_flow")
+"""Not made here; programs look all cameras up before they choose one."""
+
 SENSORS: dict[str, tuple[Attribute, ...]] = {
     "sensor.camera.rgb": _CAMERA + _FILM,
     "sensor.camera.depth": _CAMERA,
@@ -240,6 +243,8 @@ def _entries() -> Iterable[tuple[str, Kind, tuple[Attribute, ...]]]:
     yield "controller.ai.walker", "controller", (_role("default"),)
     for name, own in SENSORS.items():
         yield name, "sensor", (_SENSOR_ROLE, *own)
+    for name in LISTED_ONLY:
+        yield name, "sensor", (_SENSOR_ROLE, *_CAMERA)
     for name, (_, size) in PROPS.items():
         attributes = (_role("prop"), _fixed("size", STRING, size))
         yield name, "static", attributes

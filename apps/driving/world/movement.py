@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apps.driving.world.collisions import Collision as Contact
 from apps.driving.world.collisions import FixedIndex, resolve
 from apps.driving.world.errors import SimulationError
 from apps.driving.world.friction import Friction
@@ -17,6 +19,9 @@ from apps.driving.world.traffic import populate
 
 if TYPE_CHECKING:
     from apps.driving.world.simulation import World
+
+PART = 0.1
+"""s: drivers decide, and vehicles part, at least so often in a long tick."""
 
 GREEN = 2
 """What a vehicle is told of lights away from any."""
@@ -55,16 +60,24 @@ class Movement:
                 continue
 
     def step(self, delta: float) -> list[Collision]:
-        """``delta`` seconds on; who met whom."""
+        """``delta`` seconds on, in parts of at most ``PART``; who met whom."""
         world = self._world
-        world.traffic.step(delta)
-        world.vehicles.drive(delta)
-        world.bodies.apply_forces(delta)
-        self._friction.apply()
-        world.fleet.step(delta)
-        world.walkers.step(delta)
+        met: list[Contact] = []
+        fixed, props = self._obstacles()
+        world.traffic.props = props
+        parts = max(1, math.ceil(delta / PART - 1e-9))
+        part = delta / parts
+        for i in range(parts):
+            world.lights.step(part)
+            world.traffic.step(part)
+            world.vehicles.drive(part)
+            if i == 0:
+                world.bodies.apply_forces(delta)
+            self._friction.apply()
+            world.fleet.step(part)
+            world.walkers.step(part)
+            met += resolve(world.fleet, world.walkers, fixed, props)
         world.people.tire()
-        met = resolve(world.fleet, world.walkers, *self._obstacles())
         return [
             Collision(world.actor(c.id), world.met(c.other, c.tag), c.impulse)
             for c in sorted(met, key=lambda c: c.id)

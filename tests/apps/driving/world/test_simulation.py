@@ -15,6 +15,7 @@ from apps.driving.world.errors import SimulationError
 from apps.driving.world.geometry import Transform
 from apps.driving.world.registry import MOST_ACTORS
 from apps.driving.world.simulation import World
+from apps.driving.world.town import Town
 from apps.driving.world.weather import Weather
 
 CAR, CONE, IMU = "vehicle.tesla.model3", "static.prop.trafficcone01", "sensor.other.imu"
@@ -251,12 +252,50 @@ def test_rain_takes_grip(world: World) -> None:
     assert braking(Weather(precipitation=100.0, wetness=100.0)) > 1.1 * braking(Weather())
 
 
-@pytest.mark.parametrize("delta", [math.nan, -0.1, 5.0])
+@pytest.mark.parametrize("delta", [math.nan, -0.1, 11.0])
 def test_a_step_of_no_length_is_refused(world: World, delta: float) -> None:
     before = world.settings
     with pytest.raises(SimulationError, match="fixed_delta_seconds"):
         world.set_settings(Settings(fixed_delta_seconds=delta))
     assert world.settings is before
+
+
+def test_a_tick_of_seconds_is_driven_in_parts(town01: Town) -> None:
+    """Drivers look up more often than once in three seconds, and nobody is hit."""
+    world = World(town01, seed=1, traffic=15)
+    world.set_settings(Settings(synchronous_mode=True, fixed_delta_seconds=3.0))
+    cars = [a.id for a in world.actors.values() if a.kind == "vehicle"]
+    before = {i: np.array(world.transform(i)[:2]) for i in cars}
+    hits = 0
+    for _ in range(20):
+        world.tick()
+        hits += len(world.collisions)
+    assert world.elapsed == pytest.approx(60.0)
+    assert hits == 0
+    way = [np.linalg.norm(world.transform(i)[:2] - before[i]) for i in cars]
+    assert np.median(way) > 30.0
+
+
+def test_drivers_stop_for_what_lies_on_the_road(world: World) -> None:
+    place = spawn_points(world)[0]
+    prop = world.spawn(
+        "static.prop.streetbarrier", {}, place.then(Transform(x=25.0))._replace(z=0.0)
+    )
+    car = world.spawn(CAR, {}, place)
+    world.vehicles.set_autopilot(car.id, True)
+    for _ in range(300):
+        world.tick()
+        assert not world.collisions
+    gap = np.linalg.norm(np.subtract(world.transform(prop.id)[:2], world.transform(car.id)[:2]))
+    assert 2.0 < gap < 15.0
+
+
+@pytest.mark.parametrize("camera", ["dvs", "normals", "optical_flow"])
+def test_a_camera_that_is_only_listed_is_refused(world: World, camera: str) -> None:
+    before = len(world.actors)
+    with pytest.raises(SimulationError, match=f"{camera}: not supported by this world"):
+        world.spawn(f"sensor.camera.{camera}", {}, Transform())
+    assert len(world.actors) == before
 
 
 def test_without_a_fixed_step_the_time_that_passed_counts(world: World) -> None:
