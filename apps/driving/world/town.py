@@ -10,7 +10,13 @@ import numpy as np
 
 from apps.driving.world.ground import Ground
 from apps.driving.world.network import Network
-from apps.driving.world.opendrive import check_opendrive, flatten, load_map, read_opendrive
+from apps.driving.world.opendrive import (
+    check_opendrive,
+    flatten,
+    load_map,
+    probe_opendrive,
+    read_opendrive,
+)
 from apps.driving.world.painting import FINEST, paint
 from apps.driving.world.roads import Roads
 from apps.driving.world.scenery import Scenery, furnish
@@ -49,7 +55,8 @@ def build_town(source: str | Path, seed: int = 0, *, resolution: float = FINEST)
     """
     name, text = _read(source)
     text = flatten(text)
-    roads = check_opendrive(text, name)
+    roads = check_opendrive(text, str(source))
+    probe_opendrive(text, str(source))
     built = load_map(text, name)
     network = Network(built, text, roads)
     ground = paint(roads, network, seed=seed, resolution=resolution)
