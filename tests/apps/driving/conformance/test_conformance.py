@@ -45,11 +45,11 @@ SLOW = {
 """Twenty simulated seconds and more, or very many actors."""
 
 DOCUMENTED: dict[str, dict[str, float]] = {
-    # apps/driving/world/vehicles.py
+    # apps/driving/world/motion/vehicles.py
     "driving.acceleration": {"seconds_0_50": 2.00},
     "driving.braking": {"metres_50_0": 10.8},
     "driving.turning_circle": {"turning_circle_m": 7.44},
-    # apps/driving/world/lights.py
+    # apps/driving/world/traffic/lights.py
     "lights.times": {"green_s": 10.0, "yellow_s": 3.0, "red_s": 2.0},
 }
 
