@@ -95,7 +95,7 @@ def town(
 ) -> None:
     """Write the OpenDRIVE map of a procedural town."""
     _need_carla()
-    from apps.driving.world.procedural import generate
+    from apps.driving.world.maps.procedural import generate
     from core.files import atomic_path, require_absent
 
     require_absent(out, force)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.driving.world.ground import Ground
-from apps.driving.world.network import Network
-from apps.driving.world.opendrive import (
+from apps.driving.world.maps.network import Network
+from apps.driving.world.maps.opendrive import (
     check_opendrive,
     flatten,
     load_map,
     probe_opendrive,
     read_opendrive,
 )
-from apps.driving.world.painting import FINEST, paint
-from apps.driving.world.roads import Roads
-from apps.driving.world.scenery import Scenery, furnish
+from apps.driving.world.maps.roads import Roads
+from apps.driving.world.townscape.ground import Ground
+from apps.driving.world.townscape.painting import FINEST, paint
+from apps.driving.world.townscape.scenery import Scenery, furnish
 from core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _read(source: str | Path) -> tuple[str, str]:
             raise UsageError(
                 f"town '{given}': the seed must be a whole number, as in {PROCEDURAL}0"
             )
-        from apps.driving.world.procedural import generate
+        from apps.driving.world.maps.procedural import generate
 
         return f"Procedural{number}", generate(int(number))
     if not given.lower().endswith(".xodr"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.driving.world.opendrive import check_opendrive
+from apps.driving.world.maps.opendrive import check_opendrive
 
 pytest.importorskip("carla")
 

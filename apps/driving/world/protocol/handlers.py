@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-from apps.driving.world.actors import Actor, BoundingBox, Settings
+from apps.driving.world.calls.surroundings import Surrounding
 from apps.driving.world.errors import SimulationError
 from apps.driving.world.geometry import Transform
 from apps.driving.world.protocol import values
@@ -25,8 +25,8 @@ from apps.driving.world.protocol.calls import CALLS, Answer, Call, Status
 from apps.driving.world.protocol.layouts import CARLA_VERSION, SimulationState
 from apps.driving.world.protocol.rpc import CallError, Peer
 from apps.driving.world.protocol.values import Description, Malformed, Vector
-from apps.driving.world.simulation import World
-from apps.driving.world.surroundings import Surrounding
+from apps.driving.world.simulation.actors import Actor, BoundingBox, Settings
+from apps.driving.world.simulation.world import World
 from apps.driving.world.weather import Weather
 from core.errors import TriptychError
 

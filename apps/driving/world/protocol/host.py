@@ -19,10 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from apps.driving.world import navmesh
-from apps.driving.world.actors import Actor
 from apps.driving.world.errors import SimulationError
 from apps.driving.world.geometry import Transform
+from apps.driving.world.maps import navmesh
 from apps.driving.world.protocol import layouts
 from apps.driving.world.protocol.handlers import OPENDRIVE_MAP, Handlers
 from apps.driving.world.protocol.layouts import (
@@ -34,7 +33,8 @@ from apps.driving.world.protocol.measurements import encode
 from apps.driving.world.protocol.rpc import RpcServer
 from apps.driving.world.protocol.streams import StreamServer
 from apps.driving.world.render import open_renderer
-from apps.driving.world.simulation import World
+from apps.driving.world.simulation.actors import Actor
+from apps.driving.world.simulation.world import World
 from apps.driving.world.town import PROCEDURAL, Town, build_town
 from core.errors import TriptychError, nearest
 

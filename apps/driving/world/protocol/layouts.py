@@ -19,7 +19,7 @@ import msgpack
 import numpy as np
 
 from apps.driving.world.geometry import Transform
-from apps.driving.world.snapshot import ROW
+from apps.driving.world.simulation.snapshot import ROW
 
 CARLA_VERSION = "0.9.16"
 WORLD_OBSERVER_STREAM = 1

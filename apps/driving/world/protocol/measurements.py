@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from apps.driving.world.actors import Actor
-from apps.driving.world.payloads import (
+from apps.driving.world.protocol import layouts
+from apps.driving.world.protocol.layouts import SensorType
+from apps.driving.world.sensors.payloads import (
     Collision,
     Gnss,
     Image,
@@ -17,8 +18,7 @@ from apps.driving.world.payloads import (
     Radar,
     SemanticLidar,
 )
-from apps.driving.world.protocol import layouts
-from apps.driving.world.protocol.layouts import SensorType
+from apps.driving.world.simulation.actors import Actor
 
 CAMERAS = {
     "sensor.camera.rgb": SensorType.RGB_CAMERA,

@@ -15,9 +15,9 @@ from dataclasses import astuple
 from functools import cache
 from typing import Any, NamedTuple
 
-from apps.driving.world import blueprints
-from apps.driving.world.actors import Actor, BoundingBox, Settings
 from apps.driving.world.geometry import Transform
+from apps.driving.world.simulation import blueprints
+from apps.driving.world.simulation.actors import Actor, BoundingBox, Settings
 from apps.driving.world.weather import Weather
 
 Reader = Callable[[Any], Any]

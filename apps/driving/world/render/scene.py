@@ -24,7 +24,7 @@ from apps.driving.world.tags import Tag
 from apps.driving.world.weather import Weather
 
 if TYPE_CHECKING:
-    from apps.driving.world.ground import Ground
+    from apps.driving.world.townscape.ground import Ground
 
 FAR = 1000.0
 """m: the depth of the sky, and the far end of CARLA's depth encoding."""

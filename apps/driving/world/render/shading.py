@@ -20,7 +20,7 @@ from apps.driving.world.render.textures import FROM, glow, glow_cell, levels, no
 from apps.driving.world.tags import Tag
 
 if TYPE_CHECKING:
-    from apps.driving.world.ground import Ground
+    from apps.driving.world.townscape.ground import Ground
 
 GROUND, SKY = -1, -2
 F = np.float32

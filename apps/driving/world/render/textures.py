@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from apps.driving.world.ground import Ground
+    from apps.driving.world.townscape.ground import Ground
 
 COARSER = 4
 """Cells of a level that make one of the next coarser, each way."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.driving.world.actors import Settings
 from apps.driving.world.render import open_renderer
-from apps.driving.world.simulation import World
+from apps.driving.world.simulation.actors import Settings
+from apps.driving.world.simulation.world import World
 from apps.driving.world.town import Town, build_town
 
 

@@ -442,7 +442,7 @@ def test_towns_are_loaded_by_name(server, start):
 
 
 def test_client_sends_a_map_of_its_own(start):
-    from apps.driving.world.procedural import generate
+    from apps.driving.world.maps.procedural import generate
 
     text = generate(9, blocks=2)
     (fact,) = start(

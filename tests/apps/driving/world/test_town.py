@@ -8,9 +8,9 @@ from time import process_time
 import numpy as np
 import pytest
 
-from apps.driving.world.ground import Material
-from apps.driving.world.painting import stop_lines
 from apps.driving.world.town import Town, build_town
+from apps.driving.world.townscape.ground import Material
+from apps.driving.world.townscape.painting import stop_lines
 from core.errors import DataError, UsageError
 
 TOWN01 = Path(__file__).parents[4] / "samples" / "Town01.xodr"

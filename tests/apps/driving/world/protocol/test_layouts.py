@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from apps.driving.world.geometry import Transform
-from apps.driving.world.payloads import SEMANTIC_POINT
 from apps.driving.world.protocol import layouts
 from apps.driving.world.protocol.layouts import SensorType, SimulationState
-from apps.driving.world.snapshot import ROW, blank
+from apps.driving.world.sensors.payloads import SEMANTIC_POINT
+from apps.driving.world.simulation.snapshot import ROW, blank
 
 PLACE = Transform(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from apps.driving.world.geometry import Boxes
-from apps.driving.world.ground import Ground, Material, tables
 from apps.driving.world.render import Scene
 from apps.driving.world.tags import Tag
+from apps.driving.world.townscape.ground import Ground, Material, tables
 
 
 def chequered(size: float = 200.0, resolution: float = 0.5) -> Ground:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from apps.driving.world.geometry import Boxes, Transform
-from apps.driving.world.raycast import cast
 from apps.driving.world.render import Lens, Scene, open_renderer
 from apps.driving.world.render.scene import Camera
 from apps.driving.world.render.shadows import casters, shaded
+from apps.driving.world.sensors.raycast import cast
 from apps.driving.world.weather import Weather
 
 LENS = Lens(240, 180, 80.0)

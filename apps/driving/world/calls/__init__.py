@@ -1,0 +1,1 @@
+"""What clients may ask of actors and of the scenery, by concern."""

@@ -1,0 +1,1 @@
+"""Towns as OpenDRIVE: read, checked, generated; lanes, signals and footways as arrays."""

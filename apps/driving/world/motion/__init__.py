@@ -1,0 +1,1 @@
+"""How vehicles and walkers move and meet, as arrays over all of them."""

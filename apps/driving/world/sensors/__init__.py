@@ -1,0 +1,1 @@
+"""Sensors, their readings, and the rays that some of them follow."""

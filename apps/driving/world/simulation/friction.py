@@ -1,0 +1,51 @@
+"""Patches of road with a friction of their own: the actors ``static.trigger.friction``.
+
+As in CARLA a patch is an upright box of half extents given in centimetres, and a vehicle whose middle
+is inside has the patch's tyre friction in place of its own; of two patches the later counts. Rain
+takes its share of that as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from apps.driving.world.simulation.actors import Actor
+    from apps.driving.world.simulation.world import World
+
+TRIGGER = "static.trigger.friction"
+
+
+class Friction:
+    """Sets the grip of n vehicles by the patches they are on."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._patches: list[Actor] | None = None
+        self._changed = False
+
+    def rebuild(self) -> None:
+        """A patch has come, gone or moved."""
+        self._patches = None
+
+    def apply(self) -> None:
+        """For the tick that begins."""
+        if self._patches is None:
+            found = self._world.actors.values()
+            self._patches = [actor for actor in found if actor.type_id == TRIGGER]
+        if not self._patches and not self._changed:
+            return
+        fleet = self._world.fleet
+        grip = np.array([spec.grip for spec in fleet.specs])
+        tyre = np.array([spec.tire_friction for spec in fleet.specs])
+        share = np.ones(len(fleet))
+        x, y = fleet.box_centres()
+        middle = np.column_stack([x, y, fleet.z + fleet.centre[:, 2]])
+        for patch in self._patches:
+            place = self._world.transform(patch.id)
+            inside = (np.abs(place.inverse_apply(middle)) <= patch.box.half).all(1)
+            share[inside] = float(patch.attributes["friction"]) / tyre[inside]
+        fleet.grip[:] = grip * share
+        self._changed = bool(self._patches)

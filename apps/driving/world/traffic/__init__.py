@@ -1,0 +1,1 @@
+"""Traffic lights, and drivers that obey them."""
