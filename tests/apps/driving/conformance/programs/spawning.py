@@ -7,7 +7,18 @@ from typing import Any
 
 import carla
 import numpy as np
-from harness import CAR, EMBEDDED, Session, ahead, close_to, main, raises, turn, vector
+from harness import (
+    CAR,
+    EMBEDDED,
+    Session,
+    ahead,
+    close_to,
+    main,
+    raises,
+    speed,
+    turn,
+    vector,
+)
 
 
 def check_spawn_and_destroy(s: Session) -> dict[str, Any]:
@@ -66,10 +77,11 @@ def check_rigid_attachment(s: Session) -> dict[str, Any]:
     mails = [s.sensor("sensor.other.gnss", mount, car) for mount in MOUNTS]
     s.tick()
     assert mails[0].sensor.parent.id == car.id
-    worst = 0.0
+    worst = fastest = 0.0
     for _ in range(40):
         car.apply_control(carla.VehicleControl(throttle=0.7, steer=0.3))
         frame = s.tick()
+        fastest = max(fastest, speed(car))
         pose = np.array(car.get_transform().get_matrix())
         for mount, mail in zip(MOUNTS, mails, strict=True):
             wanted = pose @ np.array(mount.get_matrix())
@@ -80,7 +92,7 @@ def check_rigid_attachment(s: Session) -> dict[str, Any]:
                     f"a sensor is {off[:3, 3].max():.3f} m off its mount"
                 )
                 assert off[:3, :3].max() < 0.02, "a sensor has turned on its mount"
-    assert car.get_velocity().length() > 2, "the car must move for this to mean anything"
+    assert fastest > 2, "the car must move for this to mean anything"
     return {"largest_offset_m": worst}
 
 
