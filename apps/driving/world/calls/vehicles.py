@@ -12,7 +12,7 @@ import numpy as np
 from apps.driving.world.calls.ackermann import Ackermann, Gains
 from apps.driving.world.calls.checks import finite, vector
 from apps.driving.world.errors import SimulationError
-from apps.driving.world.motion.catalogue import Gear, VehicleSpec
+from apps.driving.world.motion.catalogue import VEHICLES, Gear, VehicleSpec
 
 if TYPE_CHECKING:
     from apps.driving.world.simulation.world import World
@@ -32,7 +32,10 @@ class Vehicles:
         self.lamps: dict[int, int] = {}
         self.controllers: dict[int, Ackermann] = {}
         self.autopilot: set[int] = set()
+        self.loose: set[int] = set()
+        """Vehicles whose control holds for one tick: attribute ``sticky_control`` is false."""
         self._wheels: dict[tuple[int, int], float] = {}
+        self._told: dict[int, list[Any]] = {}  # physics controls as they were set
 
     def apply_control(
         self,
@@ -100,24 +103,30 @@ class Vehicles:
         fleet, row = self._world.fleet, self._row(actor_id)
         spec = fleet.specs[row]
         body = self._world.transform(actor_id)
+        axles = _axles(spec)
+        # What was set comes back, what this world has no use for included.
+        told = self._told.get(actor_id)
+        kept = told[15] if told else []
         wheels = []
-        for x, y in _axles(spec):
+        for i, (x, y) in enumerate(axles):
             place = body.apply(np.array([x, y, spec.wheel_radius]))
             steers = x > 0
-            wheels.append(
-                [
-                    spec.tire_friction,
-                    spec.wheel_damping,
-                    spec.max_steer if steers else 0.0,
-                    100.0 * spec.wheel_radius,
-                    spec.brake_torque,
-                    0.0 if steers else spec.hand_brake_torque,
-                    2.0,
-                    17.0,
-                    1000.0,
-                    [100.0 * float(c) for c in place],
-                ]
-            )
+            own = [
+                spec.tire_friction,
+                spec.wheel_damping,
+                spec.max_steer if steers else 0.0,
+                100.0 * spec.wheel_radius,
+                spec.brake_torque,
+                0.0 if steers else spec.hand_brake_torque,
+                2.0,
+                17.0,
+                1000.0,
+            ]
+            if len(kept) == len(axles):
+                own = kept[i]
+            wheels.append([*own, [100.0 * float(c) for c in place]])
+        if told:
+            return [*told[:15], wheels, told[16]]
         return [
             [list(point) for point in spec.torque_curve],
             spec.max_rpm,
@@ -139,7 +148,7 @@ class Vehicles:
         ]
 
     def set_physics(self, actor_id: int, control: Sequence[Any]) -> None:
-        """The same back. The tyres' stiffness and where the wheels are cannot be changed here."""
+        """The same back. The tyres' stiffness is kept and has no effect; the wheels stay in place."""
         row = self._row(actor_id)
         spec = self._world.fleet.specs[row]
         try:
@@ -167,7 +176,17 @@ class Vehicles:
             )
             if wheels:
                 changed = _with_wheels(changed, wheels)
+            told = [
+                *([[float(a), float(b)] for a, b in torque], *map(float, control[1:6])),
+                *(bool(autobox), *map(float, control[7:10])),
+                [[float(r), float(d), float(u)] for r, d, u in gears],
+                *(float(mass), float(drag), [float(c) for c in centre]),
+                [[float(a), float(b)] for a, b in steering],
+                [[float(number) for number in wheel[:9]] for wheel in wheels],
+                bool(control[16]) if len(control) > 16 else True,
+            ]
             self._world.fleet.respec(actor_id, changed)
+            self._told[actor_id] = told
         except (TypeError, ValueError) as error:
             raise SimulationError(f"unable to apply physics control: {error}") from error
 
@@ -262,8 +281,15 @@ class Vehicles:
             )
             fleet.set_control(actor_id, throttle, steer, brake, reverse=back)
 
+    def relax(self) -> None:
+        """After a tick: the controls that held for it only."""
+        for actor_id in sorted(self.loose):
+            self._world.fleet.set_control(actor_id, 0.0, 0.0, 0.0)
+
     def forget(self, actor_id: int) -> None:
         """A vehicle is gone."""
+        self.loose.discard(actor_id)
+        self._told.pop(actor_id, None)
         if actor_id in self.autopilot:
             self.set_autopilot(actor_id, False)
         self.lamps.pop(actor_id, None)
@@ -285,26 +311,27 @@ class Vehicles:
 
 def _axles(spec: VehicleSpec) -> list[tuple[float, float]]:
     """Places of the wheels in the body's frame: front left, front right, rear left, rear right."""
-    x, y = spec.front, 0.5 * spec.track
-    if spec.wheels == 2:
-        return [(x, 0.0), (-x, 0.0)]
+    # Two-wheelers have four here, too, as CARLA gives them.
+    x, y = spec.front, 0.5 * spec.track if spec.wheels > 2 else 0.0
     return [(x, -y), (x, y), (-x, -y), (-x, y)]
 
 
 def _with_wheels(spec: VehicleSpec, wheels: Sequence[Any]) -> VehicleSpec:
     """What the wheels of a physics control change; friction scales the grip."""
-    if any(len(wheel) < 6 for wheel in wheels):
+    if any(len(wheel) < 9 for wheel in wheels):
         raise ValueError("a wheel needs ten numbers, in the order of carla.WheelPhysicsControl")
     front, rear = wheels[0], wheels[-1]
     friction = sum(float(w[0]) for w in wheels) / len(wheels)
     steer = float(front[2])
+    # Of the vehicle as it came, for no friction and no lock may have been set before.
+    base = VEHICLES[spec.id]
     return replace(
         spec,
         tire_friction=friction,
-        grip=spec.grip * friction / spec.tire_friction,
+        grip=base.grip * friction / base.tire_friction,
         wheel_damping=float(front[1]),
         max_steer=steer,
-        lock=spec.lock * steer / spec.max_steer,
+        lock=base.lock * steer / base.max_steer,
         wheel_radius=float(front[3]) / 100.0,
         brake_torque=sum(float(w[4]) for w in wheels) / len(wheels),
         hand_brake_torque=float(rear[5]),

@@ -82,7 +82,8 @@ def advance(fleet: Fleet, h: float) -> None:
     weight = fleet.mass * along
     stop = np.minimum(fleet.brake * fleet.brakes, weight)
     stop += fleet.hand_brake * np.minimum(fleet.hand_brakes, 0.5 * weight)
-    stop = np.minimum(stop, weight) / fleet.mass + ROLLING * GRAVITY * on_road
+    # Rolling resistance, too, reaches the road through the tyres' grip only.
+    stop = np.minimum(stop, weight) / fleet.mass + np.minimum(ROLLING * GRAVITY, along)
     size = np.abs(rolled)
     after = np.copysign(np.maximum(size - stop * h, 0.0), rolled)
     # A vehicle that stops within the substep moves for a part of it only.

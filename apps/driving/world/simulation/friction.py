@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apps.driving.world.motion.catalogue import VEHICLES
+
 if TYPE_CHECKING:
     from apps.driving.world.simulation.actors import Actor
     from apps.driving.world.simulation.world import World
@@ -39,13 +41,14 @@ class Friction:
             return
         fleet = self._world.fleet
         grip = np.array([spec.grip for spec in fleet.specs])
-        tyre = np.array([spec.tire_friction for spec in fleet.specs])
-        share = np.ones(len(fleet))
+        # Of the vehicles as they came: a client may have taken all their friction away.
+        came = [VEHICLES[spec.id] for spec in fleet.specs]
+        each = np.array([spec.grip / spec.tire_friction for spec in came])
         x, y = fleet.box_centres()
         middle = np.column_stack([x, y, fleet.z + fleet.centre[:, 2]])
         for patch in self._patches:
             place = self._world.transform(patch.id)
             inside = (np.abs(place.inverse_apply(middle)) <= patch.box.half).all(1)
-            share[inside] = float(patch.attributes["friction"]) / tyre[inside]
-        fleet.grip[:] = grip * share
+            grip[inside] = float(patch.attributes["friction"]) * each[inside]
+        fleet.grip[:] = grip
         self._changed = bool(self._patches)

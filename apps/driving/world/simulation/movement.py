@@ -78,6 +78,7 @@ class Movement:
             world.walkers.step(part)
             met += resolve(world.fleet, world.walkers, fixed, props)
         world.people.tire()
+        world.vehicles.relax()
         return [
             Collision(world.actor(c.id), world.met(c.other, c.tag), c.impulse)
             for c in sorted(met, key=lambda c: c.id)

@@ -214,6 +214,8 @@ class World:
         )
         if actor.kind == "vehicle":
             self.fleet.add(actor.id, VEHICLES[blueprint], world_pose)
+            if values.get("sticky_control") == "false":
+                self.vehicles.loose.add(actor.id)
         elif actor.kind == "walker":
             self.walkers.add(actor.id, WALKERS[blueprint], world_pose)
         elif actor.type_id in SENSORS:
