@@ -34,6 +34,14 @@ def test_the_readme_shows_the_committed_results():
     )
 
 
+def test_the_document_lists_the_calls_as_the_server_knows_them():
+    """So far as it comes from the code; what the checks use is measured."""
+    document = (ROOT / "docs" / "carla-coverage.md").read_text(encoding="utf-8")
+    assert script("carla_coverage").server_calls() in document, (
+        "run: python benchmarks/carla_coverage.py"
+    )
+
+
 def test_every_result_names_its_commit_seed_and_machine():
     for file in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         environment = script("tables").load(file.parent, file.stem)["environment"]

@@ -104,6 +104,7 @@ class Vehicles:
         spec = fleet.specs[row]
         body = self._world.transform(actor_id)
         axles = _axles(spec)
+        patch = self._world.movement.friction.under
         # What was set comes back, what this world has no use for included.
         told = self._told.get(actor_id)
         kept = told[15] if told else []
@@ -123,7 +124,8 @@ class Vehicles:
                 1000.0,
             ]
             if len(kept) == len(axles):
-                own = kept[i]
+                own = list(kept[i])
+            own[0] = patch.get(actor_id, own[0])
             wheels.append([*own, [100.0 * float(c) for c in place]])
         if told:
             return [*told[:15], wheels, told[16]]

@@ -37,6 +37,7 @@ FRAMES = 1000  # 50 s of asynchronous mode: clients are synchronous before that
 STREET = 2  # carla::rpc::LightState::LightGroup::Street
 OPENDRIVE_MAP = "OpenDriveMap"  # the name under which a client loads the map it has sent
 WARNINGS = 3  # lines in the log for refusals of one call that nobody waits for
+MAX_BOXES = 4096  # bounding boxes remembered of actors that may be gone
 # Calls that leave an episode as it began; see set_episode_settings.
 _HARMLESS = frozenset(
     {
@@ -102,6 +103,7 @@ class Handlers:
         self.host = host
         self.managers: dict[int, str] = {}  # port -> address of CARLA's traffic managers
         self.lamps: dict[int, list[Any]] = {}  # street lights that a client has set
+        self._boxes: dict[int, list[Any]] = {}  # last answers of get_actor_bounding_box
         self.touched = False  # whether anything but time has changed since the episode began
         self.calls: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -338,7 +340,14 @@ class Handlers:
         return True
 
     def get_actor_bounding_box(self, actor: int) -> list[Any]:
-        return values.box_out(self.world.actor(actor).box, actor)
+        # CARLA's traffic manager asks this of each of its cars after each frame, in a thread where an
+        # error ends the client's process; a car may have gone since that frame.
+        if actor in self._boxes and actor not in self.world.actors:
+            return self._boxes[actor]
+        found = self._boxes[actor] = values.box_out(self.world.actor(actor).box, actor)
+        if len(self._boxes) > MAX_BOXES:
+            del self._boxes[next(iter(self._boxes))]
+        return found
 
     def set_actor_location(self, actor: int, location: Vector) -> None:
         self.world.bodies.set_location(actor, location)

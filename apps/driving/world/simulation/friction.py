@@ -27,6 +27,8 @@ class Friction:
         self._world = world
         self._patches: list[Actor] | None = None
         self._changed = False
+        self.under: dict[int, float] = {}
+        """The friction of the patch that a vehicle is on, by its id."""
 
     def rebuild(self) -> None:
         """A patch has come, gone or moved."""
@@ -40,6 +42,7 @@ class Friction:
         if not self._patches and not self._changed:
             return
         fleet = self._world.fleet
+        self.under.clear()
         grip = np.array([spec.grip for spec in fleet.specs])
         # Of the vehicles as they came: a client may have taken all their friction away.
         came = [VEHICLES[spec.id] for spec in fleet.specs]
@@ -49,6 +52,8 @@ class Friction:
         for patch in self._patches:
             place = self._world.transform(patch.id)
             inside = (np.abs(place.inverse_apply(middle)) <= patch.box.half).all(1)
-            grip[inside] = float(patch.attributes["friction"]) * each[inside]
+            friction = float(patch.attributes["friction"])
+            grip[inside] = friction * each[inside]
+            self.under |= {int(i): friction for i in fleet.ids[inside]}
         fleet.grip[:] = grip
         self._changed = bool(self._patches)

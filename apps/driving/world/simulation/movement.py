@@ -35,12 +35,12 @@ class Movement:
         self._indexed: Poses | None = None
         self._scenery: tuple[Boxes, FixedIndex] | None = None
         self._props: FixedIndex | None = None
-        self._friction = Friction(world)
+        self.friction = Friction(world)
 
     def rebuild(self) -> None:
         """Something that stands in the way has come, gone or moved."""
         self._props = None
-        self._friction.rebuild()
+        self.friction.rebuild()
 
     def populate(self, traffic: int, walkers: int) -> None:
         """This world's own vehicles and walkers, as many of them as there is room for."""
@@ -73,7 +73,7 @@ class Movement:
             world.vehicles.drive(part)
             if i == 0:
                 world.bodies.apply_forces(delta)
-            self._friction.apply()
+            self.friction.apply()
             world.fleet.step(part)
             world.walkers.step(part)
             met += resolve(world.fleet, world.walkers, fixed, props)

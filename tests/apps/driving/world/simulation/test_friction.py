@@ -57,3 +57,17 @@ def test_it_is_neither_seen_nor_in_the_way(world: World) -> None:
         world.tick()
         assert not world.collisions
     assert world.boxes().instance.tolist() == [car.id]
+
+
+def test_the_wheels_tell_of_the_patch(world: World) -> None:
+    car = world.spawn(CAR, {}, OPEN)
+    patch = world.spawn(TRIGGER, PATCH, OPEN)
+
+    def told() -> set[float]:
+        return {wheel[0] for wheel in world.vehicles.physics(car.id)[15]}
+
+    world.tick()
+    assert told() == {0.35}
+    world.destroy(patch.id)
+    world.tick()
+    assert told() == {3.5}
