@@ -11,6 +11,7 @@ wide-angle and G-buffer cameras).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -330,6 +331,9 @@ def _checked(name: str, attribute: Attribute, value: str) -> str:
         raise _invalid(f"{what} cannot be changed; it is '{attribute.default}'")
     if attribute.restricted and value not in attribute.recommended:
         raise _invalid(f"{what}: want one of {', '.join(attribute.recommended)}")
+    if attribute.type == INT and re.fullmatch(r"[+-]?\d{1,18}\.\d*", value):
+        # Unreal reads whole numbers so, and CARLA's lidar_to_camera.py gives 64.0 channels.
+        value = value.partition(".")[0]
     if attribute.type in (INT, FLOAT):
         try:
             number = int(value) if attribute.type == INT else float(value)

@@ -76,3 +76,11 @@ def test_a_long_name_is_not_echoed_whole() -> None:
     with pytest.raises(SimulationError) as caught:
         resolve("x" * 100_000, {})
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [("64.0", "64"), ("64.", "64"), ("64.9", "64"), ("64", "64")]
+)
+def test_whole_numbers_may_have_a_point(given: str, read: str) -> None:
+    _, values = resolve("sensor.lidar.ray_cast", {"channels": given})
+    assert values["channels"] == read
