@@ -57,6 +57,8 @@ def tables(results: Path = ROOT / "benchmarks" / "results") -> str:
         parts.append(forecast_steps(load(results, "forecast_steps")))
     if (results / "many_series.json").exists():
         parts.append(many_series(load(results, "many_series")))
+    if (results / "driving_world.json").exists():
+        parts.append(driving_world(load(results, "driving_world")))
     if (results / "startup.json").exists():
         parts.append(startup(load(results, "startup")))
     parts.append(
@@ -312,17 +314,14 @@ def forecasting(result: dict[str, Any]) -> str:
         " report. Bold: the best of our rows, naive ones included. The seasonal mean and ETS look at"
         " more history than 96 rows, as an analyst would." + _not_run(result),
         "",
-        "| model | " + " | ".join(f"{d} {h}" for d, h in keys) + " |",
-        "|---" * (len(keys) + 1) + "|",
+        f"| horizon | {' | '.join(names)} |",
+        "|---" * (len(names) + 1) + "|",
     ]
-    best = {
-        key: min(r["mse"] for k, r in rows.items() if k[:2] == key and r["mse"] is not None)
-        for key in keys
-    }
-    for name in names:
-        cells = [_score(rows.get((*key, name)), published.get((*key, name)), best[key], seeds)
-                 for key in keys]  # fmt: skip
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for key in keys:
+        best = min(r["mse"] for k, r in rows.items() if k[:2] == key and r["mse"] is not None)
+        cells = [_score(rows.get((*key, name)), published.get((*key, name)), best, seeds)
+                 for name in names]  # fmt: skip
+        lines.append(f"| {key[0]} {key[1]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -417,6 +416,31 @@ def many_series(result: dict[str, Any]) -> str:
     ]
     lines += ["", f"Memory grows by {'; '.join(slopes)} MB a series (fit and forecast), of which"
                   f" {result['data_mb_per_series']:.3f} are its values."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def driving_world(result: dict[str, Any]) -> str:
+    """Ticks a second of the embedded world, by cars and cameras."""
+    renderers, peer = result["renderers"], result["peer"]
+    lines = [
+        f"**The driving world**, {Path(result['town']).stem}, synchronous, through CARLA's client:"
+        " ticks a second with cars of its own traffic and cameras of 320 x 160 (three are RGB, depth"
+        " and semantics of one view).",
+        "",
+        "| renderer | cars | no camera | 3 cameras | 9 cameras |",
+        "|---|---|---|---|---|",
+    ]
+    for name, about in renderers.items():
+        for cars, rows in about["by_cars"].items():
+            cells = " | ".join(f"{row['ticks_per_s']:.0f}" for row in rows)
+            lines.append(f"| {name} | {cars} | {cells} |")
+    costs = "; ".join(
+        f"{name} {about['camera_cpu_s']['20']:.4f} s, {about['memory_mb']:.0f} MB at most, started in"
+        f" {about['start_s']:.1f} s"
+        for name, about in renderers.items()
+    )
+    lines += ["", f"Three views, all three sensors, processor time: {costs} ({peer['name']}:"
+                  f" {peer['camera_cpu_s']:.2f} s)."]  # fmt: skip
     return "\n".join(lines)
 
 
