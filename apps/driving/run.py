@@ -54,6 +54,9 @@ def world(
     synchronous: Annotated[
         bool, typer.Option("--synchronous", help="Stand still until a client ticks.")
     ] = False,
+    attached: Annotated[
+        bool, typer.Option("--attached", hidden=True, help="End when standard input is closed.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -81,6 +84,7 @@ def world(
         traffic=traffic,
         walkers=walkers,
         synchronous=synchronous,
+        attached=attached,
         listening=listening,
     )
 

@@ -1,4 +1,4 @@
-"""Running the server: CARLA's two ports on this machine alone, in this thread or in another.
+"""Running the server: CARLA's two ports on this machine alone, here or in a process of its own.
 
 Calls arrive on ``port``, streams leave on the port after it, or on any free one when that is taken:
 the client is told where. ``protocol.host`` is what is served.
@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 from apps.driving.world.protocol.host import Server
 from apps.driving.world.town import PROCEDURAL, Town, build_town
-from core.errors import ResourceError, UsageError
+from core.errors import DataError, ResourceError, UsageError
 
 HOST = "127.0.0.1"
+PROGRAM = Path(__file__).resolve().parents[1] / "run.py"
+PATIENCE_S = 10.0  # for a world in a process of its own to end
 
 
 def bind(port: int) -> tuple[socket.socket, socket.socket]:
@@ -95,9 +100,13 @@ def run(
     traffic: int = 0,
     walkers: int = 0,
     synchronous: bool = False,
+    attached: bool = False,
     listening: Callable[[dict[str, Any]], None] = lambda facts: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; ``listening`` is told once clients may connect."""
+    """Serve until SIGINT or SIGTERM; ``listening`` is told once clients may connect.
+
+    ``attached``: until standard input is closed, too, as it is when whoever started this ends.
+    """
     started = time.monotonic()
     calls, streams = bind(port)
     with calls, streams:
@@ -119,6 +128,8 @@ def run(
             for number in (signal.SIGINT, signal.SIGTERM):
                 with suppress(NotImplementedError):  # Windows has no such handlers
                     loop.add_signal_handler(number, stop.set)
+            if attached:
+                loop.add_reader(sys.stdin, stop.set)
             await server.start(calls, streams)
             listening(
                 {
@@ -148,31 +159,65 @@ def serve(
     walkers: int = 0,
     synchronous: bool = False,
 ) -> Iterator[int]:
-    """A world in a thread of this process while the block runs; yields its port.
+    """A world in a process of its own while the block runs; yields its port.
 
     >>> with serve("samples/Town01.xodr") as port:
     ...     client = carla.Client("127.0.0.1", port)
 
+    Not in a thread of this one: CARLA's client keeps Python's lock while it waits for an answer. The
+    process ends with the block, and with this process however that ends.
+
     ``synchronous`` starts it in synchronous mode with a step of 0.05 s. Raises UsageError, DataError
     or ResourceError for a town, a port or a renderer that cannot be had.
     """
-    calls, streams = bind(port)
-    with (
-        calls,
-        streams,
-        in_thread(
-            build_town(town, seed),
-            calls,
-            streams,
-            folder=_folder(town),
-            seed=seed,
-            renderer=renderer,
-            traffic=traffic,
-            walkers=walkers,
-            synchronous=synchronous,
-        ),
-    ):
-        yield calls.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, str(PROGRAM), "world", "--town", str(town), "--port", str(port)),
+            *("--seed", str(seed), "--renderer", renderer, "--traffic", str(traffic)),
+            *("--walkers", str(walkers), *(["--synchronous"] if synchronous else [])),
+            *("--attached", "--quiet", "--json"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors: IO[str] = process.stderr
+    began = threading.Event()
+
+    def pass_on() -> None:
+        for line in errors:
+            if began.is_set():  # what ends it before is raised here
+                sys.stderr.write(line)
+
+    reader = threading.Thread(target=pass_on, name="carla-world-log", daemon=True)
+    reader.start()
+    try:
+        facts = json.loads(process.stdout.readline() or "{}")
+        if "port" not in facts:
+            _fail(facts.get("error", {}), process.wait())
+        began.set()
+        yield int(facts["port"])
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        reader.join()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def _fail(error: dict[str, Any], code: int) -> NoReturn:
+    """The error that ended the world before it listened."""
+    kinds = {kind.exit_code: kind for kind in (UsageError, DataError)}
+    message = error.get("message", f"the world ended with exit code {code} before it listened")
+    raise kinds.get(code, ResourceError)(message)
 
 
 @contextmanager

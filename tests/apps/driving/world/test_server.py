@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -18,7 +19,7 @@ import pytest
 from apps.driving.world.protocol.calls import CALLS, Answer, Status
 from apps.driving.world.server import bind, in_thread, serve
 from apps.driving.world.town import build_town
-from core.errors import ResourceError, UsageError
+from core.errors import DataError, ResourceError, UsageError
 
 pytest.importorskip("carla")
 
@@ -742,4 +743,67 @@ def test_serve_ends_and_leaves_the_port_free():
 
 def test_serve_fails_as_the_world_does():
     with pytest.raises(UsageError, match="renderer"), serve("procedural:0", renderer="crayon"):
+        pass
+
+
+def test_a_client_in_the_same_process(tmp_path):
+    """As in the README: the client keeps Python's lock while it waits, so the world must not need it."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import carla\n"
+        "from apps.driving.world import serve\n"
+        "with serve('procedural:0', synchronous=True) as port:\n"
+        "    client = carla.Client('127.0.0.1', port)\n"
+        "    client.set_timeout(20.0)\n"
+        "    world = client.get_world()\n"
+        "    print(world.get_map().name, world.tick() > 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["Carla/Maps/Procedural0", "True"], done.stderr
+
+
+def test_the_world_ends_with_whoever_started_it(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os\n"
+        "from apps.driving.world import serve\n"
+        "with serve('procedural:0') as port:\n"
+        "    print(port, flush=True)\n"
+        "    os._exit(9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 9
+    port = int(done.stdout)
+    for _ in range(100):
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)):
+                return
+        time.sleep(0.1)
+    pytest.fail("the world still listens")
+
+
+@pytest.mark.parametrize(
+    ("town", "error"), [("/nowhere/town.xodr", DataError), ("procedural:x", UsageError)]
+)
+def test_serve_raises_what_the_command_says(town, error):
+    with pytest.raises(error, match=re.escape(town)), serve(town):
+        pass
+
+
+def test_serve_names_a_busy_port():
+    calls, streams = bind(0)
+    port = calls.getsockname()[1]
+    with calls, streams, pytest.raises(ResourceError, match=f"port {port}"), serve(port=port):
         pass
