@@ -30,6 +30,7 @@ class Outcome:
     measured: dict[str, Any] = field(default_factory=dict)
     calls: tuple[str, ...] = ()
     seconds: float = 0.0
+    timed_out: bool = False
 
 
 def all_checks() -> list[str]:
@@ -52,7 +53,8 @@ def run_check(check: str, environment: dict[str, str], timeout: float) -> Outcom
         )
     except subprocess.TimeoutExpired as late:
         said = late.stderr.decode() if isinstance(late.stderr, bytes) else late.stderr or ""
-        return Outcome(check, False, error=f"not done after {timeout:.0f} s\n{said[-2000:]}")
+        error = f"not done after {timeout:.0f} s\n{said[-2000:]}"
+        return Outcome(check, False, error=error, timed_out=True)
     lines = [x for x in done.stdout.splitlines() if x.startswith('{"check"')]
     if not lines:
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,7 +64,13 @@ def table() -> list[Any]:
 
 @pytest.mark.parametrize("check", table())
 def test_check(server: Any, check: str) -> None:
-    outcome = checks.run_check(check, server.environment(), 60 if server.embedded else 300)
+    limit = 60 if server.embedded else 300
+    outcome = checks.run_check(check, server.environment(), limit)
+    if outcome.timed_out and not server.problem():
+        # The client's threads (Traffic Manager, streams) wait for each other once in many runs on a
+        # busy machine; a server that hangs fails this, too.
+        warnings.warn(f"{check}: the client hung; once more", stacklevel=1)
+        outcome = checks.run_check(check, server.environment(), limit)
     print(outcome.measured)
     problem = server.problem()
     assert outcome.passed, f"{outcome.error}\n{problem}"
