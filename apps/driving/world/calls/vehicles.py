@@ -12,6 +12,7 @@ import numpy as np
 from apps.driving.world.calls.ackermann import Ackermann, Gains
 from apps.driving.world.calls.checks import finite, vector
 from apps.driving.world.errors import SimulationError
+from apps.driving.world.motion.bicycle import GRAVITY
 from apps.driving.world.motion.catalogue import VEHICLES, Gear, VehicleSpec
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 POSITION, LOW_BEAM, HIGH_BEAM = 0x1, 0x2, 0x4
 """Bits of ``carla.VehicleLightState`` that light the road."""
 ALL_LAMPS = 0xFFFFFFFF
-GRAVITY = 9.81  # m/s^2
 
 
 class Vehicles:

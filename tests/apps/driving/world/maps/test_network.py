@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from time import process_time
@@ -14,23 +15,6 @@ import pytest
 
 from apps.driving.world.maps.network import Csr, Network
 from apps.driving.world.maps.procedural import generate
-
-
-def build(text: str) -> tuple[Network, carla.Map]:
-    seen = carla.Map("town", text)
-    return Network(seen, text), seen
-
-
-@pytest.fixture(scope="module", params=["Town01", "generated"])
-def towns(request: pytest.FixtureRequest, samples: Path) -> tuple[Network, carla.Map]:
-    if request.param == "Town01":
-        return build((samples / "Town01.xodr").read_text())
-    return build(generate(8))
-
-
-@pytest.fixture(scope="module")
-def network(towns: tuple[Network, carla.Map]) -> Network:
-    return towns[0]
 
 
 def waypoint(seen: carla.Map, network: Network, node: int, back: float = 0.0) -> carla.Waypoint:
@@ -111,7 +95,9 @@ def test_lane_changes_are_those_of_waypoints(towns: tuple[Network, carla.Map]) -
         '<roadMark sOffset="50" laneChange="none"/>',
     ],
 )
-def test_every_mark_allows_what_carla_says(mark: str) -> None:
+def test_every_mark_allows_what_carla_says(
+    mark: str, build: Callable[[str], tuple[Network, carla.Map]]
+) -> None:
     width = '<width sOffset="0" a="3.5" b="0" c="0" d="0"/>'
     lane = {
         k: f'<lane id="{k}" type="driving">{width}{mark if abs(k) == 1 else ""}</lane>'
@@ -220,7 +206,9 @@ def test_limits_hold_from_their_sign_on(network: Network) -> None:
                 assert after in starts or joined or shared
 
 
-def test_limits_without_signs_are_those_of_the_file_and_go_on_through_junctions() -> None:
+def test_limits_without_signs_are_those_of_the_file_and_go_on_through_junctions(
+    build: Callable[[str], tuple[Network, carla.Map]],
+) -> None:
     text = re.sub(r'<signal name="Speed_.*?</signal>', "", generate(8))
     ways = re.compile(r'(junction="\d+">.*?)<type .*?</type>', re.DOTALL)  # not junction="-1"
     network, _ = build(ways.sub(r"\1", text))

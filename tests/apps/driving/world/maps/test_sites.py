@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import carla
@@ -13,23 +14,6 @@ import pytest
 from apps.driving.world.maps.network import Network
 from apps.driving.world.maps.procedural import generate
 from apps.driving.world.maps.sites import LightSite
-
-
-def build(text: str) -> tuple[Network, carla.Map]:
-    seen = carla.Map("town", text)
-    return Network(seen, text), seen
-
-
-@pytest.fixture(scope="module", params=["Town01", "generated"])
-def towns(request: pytest.FixtureRequest, samples: Path) -> tuple[Network, carla.Map]:
-    if request.param == "Town01":
-        return build((samples / "Town01.xodr").read_text())
-    return build(generate(8))
-
-
-@pytest.fixture(scope="module")
-def network(towns: tuple[Network, carla.Map]) -> Network:
-    return towns[0]
 
 
 def controlled(network: Network, light: LightSite) -> set[int]:
@@ -87,7 +71,9 @@ def test_phases_of_a_junction_are_counted_from_0(network: Network) -> None:
         assert len(groups) > 1
 
 
-def test_town01_has_the_lights_and_signs_that_carla_has(samples: Path) -> None:
+def test_town01_has_the_lights_and_signs_that_carla_has(
+    samples: Path, build: Callable[[str], tuple[Network, carla.Map]]
+) -> None:
     network, seen = build((samples / "Town01.xodr").read_text())
     assert {x.sign_id for x in network.lights} == {
         mark.id for mark in seen.get_all_landmarks_of_type("1000001")
@@ -97,7 +83,9 @@ def test_town01_has_the_lights_and_signs_that_carla_has(samples: Path) -> None:
     assert [s.kind for s in network.signs] == ["speed_limit"] * 22
 
 
-def test_lights_without_controllers_are_phased_by_their_axis() -> None:
+def test_lights_without_controllers_are_phased_by_their_axis(
+    build: Callable[[str], tuple[Network, carla.Map]],
+) -> None:
     text = generate(8)
     bare = re.sub(r"<controller [^>]*/>|<controller [^>]*[^/]>.*?</controller>", "", text)
     (with_them, _), (without, _) = build(text), build(bare)
@@ -110,7 +98,9 @@ def test_lights_without_controllers_are_phased_by_their_axis() -> None:
                 assert (a.group == c.group) == (b.group == d.group)
 
 
-def test_a_stop_sign_stops_at_the_junction() -> None:
+def test_a_stop_sign_stops_at_the_junction(
+    build: Callable[[str], tuple[Network, carla.Map]],
+) -> None:
     network, _ = build(generate(8))
     signs = [sign for sign in network.signs if sign.kind == "stop"]
     assert signs
@@ -120,7 +110,9 @@ def test_a_stop_sign_stops_at_the_junction() -> None:
             assert (network.junction[network.next.of(node)] != -1).all()
 
 
-def test_a_light_on_the_approach_itself_stops_where_its_road_ends() -> None:
+def test_a_light_on_the_approach_itself_stops_where_its_road_ends(
+    build: Callable[[str], tuple[Network, carla.Map]],
+) -> None:
     """Other tools write the lanes into the signal, without references in the junction."""
     text = generate(8)
     network, _ = build(text)
@@ -135,7 +127,9 @@ def test_a_light_on_the_approach_itself_stops_where_its_road_ends() -> None:
     assert (found.junction, found.group) == (light.junction, light.group)
 
 
-def test_a_signal_that_addresses_nobody_still_stands() -> None:
+def test_a_signal_that_addresses_nobody_still_stands(
+    build: Callable[[str], tuple[Network, carla.Map]],
+) -> None:
     text = generate(8)
     light = build(text)[0].lights[0]
     bare = re.sub(rf'<signalReference id="{light.sign_id}".*?</signalReference>', "", text)

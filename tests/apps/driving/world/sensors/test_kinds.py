@@ -27,30 +27,10 @@ OPEN = Transform(4000.0, 4000.0, 0.0)
 """Grass without anything on it, far from the town."""
 
 
-def attach(world: World, name: str, place: Transform, parent: int, **given: object) -> Actor:
-    actor = world.spawn(name, {k: str(v) for k, v in given.items()}, place, parent)
-    world.listen(actor.id, True)
-    return actor
-
-
-def payloads(world: World, actor: Actor) -> list[Any]:
-    return [payload for found, _, payload in world.readings if found is actor]
-
-
-def only(world: World, actor: Actor) -> Any:
-    (payload,) = payloads(world, actor)
-    return payload
-
-
-@pytest.fixture
-def car(world: World) -> Actor:
-    return world.spawn(CAR, {}, OPEN)
-
-
 # When readings are made.
 
 
-def test_nobody_listens_nothing_is_made(world: World, car: Actor) -> None:
+def test_nobody_listens_nothing_is_made(world: World, car: Actor, only: Callable[..., Any]) -> None:
     gnss = world.spawn("sensor.other.gnss", {}, Transform(), car.id)
     world.tick()
     assert world.readings == []
@@ -84,7 +64,9 @@ def test_a_sensor_tick_between_two_steps_does_not_drift() -> None:
     assert len(due) == pytest.approx(2400 * 0.05 / 0.12, abs=1)
 
 
-def test_readings_belong_to_the_frame_that_made_them(world: World, car: Actor) -> None:
+def test_readings_belong_to_the_frame_that_made_them(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     gnss = attach(world, "sensor.other.gnss", Transform(), car.id)
     world.bodies.set_target_velocity(car.id, (10.0, 0.0, 0.0))
     for _ in range(5):
@@ -109,7 +91,9 @@ def channels(image: Image) -> np.ndarray:
     return np.frombuffer(image.bgra, np.uint8).reshape(image.height, image.width, 4)
 
 
-def test_cameras_see_the_car_ahead(new_world: Callable[..., World]) -> None:
+def test_cameras_see_the_car_ahead(
+    new_world: Callable[..., World], attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     world = new_world(render=True)
     car = world.spawn(CAR, {}, OPEN)
     mount = Transform(0, 0, 3)
@@ -136,7 +120,9 @@ def test_cameras_see_the_car_ahead(new_world: Callable[..., World]) -> None:
     assert ground[below] == pytest.approx(3 / ((below + 0.5 - 16) / 32), rel=0.01)
 
 
-def test_cameras_at_one_place_share_a_render(new_world: Callable[..., World]) -> None:
+def test_cameras_at_one_place_share_a_render(
+    new_world: Callable[..., World], attach: Callable[..., Actor]
+) -> None:
     world = new_world(render=True)
     renders = []
     plain = world.renderer
@@ -158,7 +144,9 @@ def test_cameras_at_one_place_share_a_render(new_world: Callable[..., World]) ->
     assert len(world.readings) == 5
 
 
-def test_no_rendering_mode_makes_no_pictures(new_world: Callable[..., World]) -> None:
+def test_no_rendering_mode_makes_no_pictures(
+    new_world: Callable[..., World], attach: Callable[..., Actor]
+) -> None:
     from dataclasses import replace
 
     world = new_world(render=True)
@@ -173,7 +161,9 @@ def test_no_rendering_mode_makes_no_pictures(new_world: Callable[..., World]) ->
 # The rest.
 
 
-def test_gnss_follows_the_map_and_its_noise(world: World, car: Actor) -> None:
+def test_gnss_follows_the_map_and_its_noise(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     plain = attach(world, "sensor.other.gnss", Transform(0, 0, 1.5), car.id)
     noisy = attach(
         world, "sensor.other.gnss", Transform(0, 0, 1.5), car.id,
@@ -193,7 +183,9 @@ def test_gnss_follows_the_map_and_its_noise(world: World, car: Actor) -> None:
     assert off == pytest.approx([0.0] * 200)
 
 
-def test_imu_at_rest_feels_gravity(world: World, car: Actor) -> None:
+def test_imu_at_rest_feels_gravity(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     imu = attach(world, "sensor.other.imu", Transform(), car.id)
     tilted = attach(world, "sensor.other.imu", Transform(pitch=30.0), car.id)
     for _ in range(4):
@@ -207,7 +199,9 @@ def test_imu_at_rest_feels_gravity(world: World, car: Actor) -> None:
 
 
 @pytest.mark.parametrize(("yaw", "compass"), [(-90, 0), (0, 90), (90, 180), (180, 270)])
-def test_compass(world: World, yaw: float, compass: float) -> None:
+def test_compass(
+    world: World, yaw: float, compass: float, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     car = world.spawn(CAR, {}, OPEN._replace(yaw=yaw))
     imu = attach(world, "sensor.other.imu", Transform(), car.id)
     world.tick()
@@ -215,7 +209,9 @@ def test_compass(world: World, yaw: float, compass: float) -> None:
     assert math.cos(math.radians(found - compass)) == pytest.approx(1.0)
 
 
-def test_imu_in_a_steady_turn(world: World, car: Actor) -> None:
+def test_imu_in_a_steady_turn(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     imu = attach(world, "sensor.other.imu", Transform(), car.id)
     for _ in range(200):
         world.vehicles.apply_control(car.id, 0.3, 0.5, 0.0)
@@ -228,7 +224,9 @@ def test_imu_in_a_steady_turn(world: World, car: Actor) -> None:
     assert found.accelerometer[1] == pytest.approx(rate * np.hypot(*velocity[:2]), rel=0.05)
 
 
-def test_imu_noise(world: World, car: Actor) -> None:
+def test_imu_noise(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     imu = attach(
         world, "sensor.other.imu", Transform(), car.id,
         noise_accel_stddev_x=0.3, noise_gyro_bias_z=0.1, noise_gyro_stddev_y=0.02,
@@ -243,7 +241,9 @@ def test_imu_noise(world: World, car: Actor) -> None:
     assert np.std(rates, axis=0) == pytest.approx((0, 0.02, 0), abs=0.004)
 
 
-def test_collision_tells_each_side_of_its_own(world: World, car: Actor) -> None:
+def test_collision_tells_each_side_of_its_own(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     other = world.spawn(CAR, {}, OPEN.then(Transform(7, 0, 0)))
     mine = attach(world, "sensor.other.collision", Transform(), car.id)
     theirs = attach(world, "sensor.other.collision", Transform(), other.id)
@@ -259,7 +259,9 @@ def test_collision_tells_each_side_of_its_own(world: World, car: Actor) -> None:
     assert a.impulse[0] < 0
 
 
-def test_running_into_a_house_names_what_it_is(world: World) -> None:
+def test_running_into_a_house_names_what_it_is(
+    world: World, attach: Callable[..., Actor], payloads: Callable[..., list[Any]]
+) -> None:
     boxes = world.town.scenery.boxes
     house = int(np.flatnonzero(boxes.tag == Tag.BUILDINGS)[0])
     x, y, _ = boxes.centre[house].tolist()

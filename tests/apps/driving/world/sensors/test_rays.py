@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,27 +20,9 @@ OPEN = Transform(4000.0, 4000.0, 0.0)
 """Grass without anything on it, far from the town."""
 
 
-def attach(world: World, name: str, place: Transform, parent: int, **given: object) -> Actor:
-    actor = world.spawn(name, {k: str(v) for k, v in given.items()}, place, parent)
-    world.listen(actor.id, True)
-    return actor
-
-
-def payloads(world: World, actor: Actor) -> list[Any]:
-    return [payload for found, _, payload in world.readings if found is actor]
-
-
-def only(world: World, actor: Actor) -> Any:
-    (payload,) = payloads(world, actor)
-    return payload
-
-
-@pytest.fixture
-def car(world: World) -> Actor:
-    return world.spawn(CAR, {}, OPEN)
-
-
-def test_lidar_meets_flat_ground_where_geometry_says(world: World, car: Actor) -> None:
+def test_lidar_meets_flat_ground_where_geometry_says(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     lidar = attach(
         world, "sensor.lidar.ray_cast", Transform(0, 0, 2.5), car.id, channels=8, range=30,
         points_per_second=16000, rotation_frequency=20, upper_fov=-10, lower_fov=-40,
@@ -61,7 +44,9 @@ def test_lidar_meets_flat_ground_where_geometry_says(world: World, car: Actor) -
     assert np.diff(np.unwrap(np.radians(yaw))) == pytest.approx(math.radians(3.6), abs=1e-3)
 
 
-def test_lidar_turns_on_from_tick_to_tick(world: World, car: Actor) -> None:
+def test_lidar_turns_on_from_tick_to_tick(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     lidar = attach(
         world, "sensor.lidar.ray_cast", Transform(0, 0, 2.5), car.id, rotation_frequency=5,
         dropoff_general_rate=0, dropoff_zero_intensity=0, upper_fov=-5, lower_fov=-5, channels=1,
@@ -77,7 +62,9 @@ def test_lidar_turns_on_from_tick_to_tick(world: World, car: Actor) -> None:
     assert np.sort(swept) == pytest.approx(np.arange(-180, 180, 0.9), abs=0.01)
 
 
-def test_lidar_drops_as_many_as_asked(world: World, car: Actor) -> None:
+def test_lidar_drops_as_many_as_asked(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     def points(**given: object) -> int:
         lidar = attach(
             world, "sensor.lidar.ray_cast", Transform(0, 0, 2.5), car.id, upper_fov=-10,
@@ -100,7 +87,9 @@ def test_lidar_drops_as_many_as_asked(world: World, car: Actor) -> None:
     assert thick == pytest.approx(0.6 * every, rel=0.03)
 
 
-def test_lidar_noise_is_along_the_ray_and_seeded(world: World, car: Actor) -> None:
+def test_lidar_noise_is_along_the_ray_and_seeded(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     def cloud(seed: int) -> np.ndarray:
         lidar = attach(
             world, "sensor.lidar.ray_cast", Transform(0, 0, 2.5), car.id, upper_fov=-10, range=80,
@@ -119,7 +108,9 @@ def test_lidar_noise_is_along_the_ray_and_seeded(world: World, car: Actor) -> No
     assert 0.1 < off.std() < 0.4
 
 
-def test_semantic_lidar_tells_what_it_met(world: World, car: Actor) -> None:
+def test_semantic_lidar_tells_what_it_met(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     other = world.spawn("vehicle.ford.ambulance", {}, OPEN.then(Transform(15, 0, 0)))
     lidar = attach(
         world, "sensor.lidar.ray_cast_semantic", Transform(3, 0, 1.0), car.id, channels=16,
@@ -141,7 +132,9 @@ def test_semantic_lidar_tells_what_it_met(world: World, car: Actor) -> None:
     assert found.points["xyz"][ground][:, 2] == pytest.approx(-1.0, abs=1e-3)
 
 
-def test_a_sensor_inside_its_own_car_sees_out(world: World, car: Actor) -> None:
+def test_a_sensor_inside_its_own_car_sees_out(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     lidar = attach(
         world, "sensor.lidar.ray_cast", Transform(0, 0, 0.8), car.id, range=50, channels=4,
         upper_fov=-3, lower_fov=-6, dropoff_general_rate=0, dropoff_zero_intensity=0,
@@ -150,7 +143,9 @@ def test_a_sensor_inside_its_own_car_sees_out(world: World, car: Actor) -> None:
     assert np.linalg.norm(only(world, lidar).points[:, :3], axis=1).min() > 5.0
 
 
-def test_radar_measures_the_approach(world: World, car: Actor) -> None:
+def test_radar_measures_the_approach(
+    world: World, car: Actor, attach: Callable[..., Actor], only: Callable[..., Any]
+) -> None:
     other = world.spawn(CAR, {}, OPEN.then(Transform(40, 0, 0)))
     radar = attach(
         world, "sensor.other.radar", Transform(2.5, 0, 0.8), car.id, points_per_second=20000
@@ -177,7 +172,13 @@ def test_radar_measures_the_approach(world: World, car: Actor) -> None:
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_obstacle(world: World, car: Actor, ahead: bool) -> None:
+def test_obstacle(
+    world: World,
+    car: Actor,
+    ahead: bool,
+    attach: Callable[..., Actor],
+    payloads: Callable[..., list[Any]],
+) -> None:
     place = OPEN.then(Transform(8.0 if ahead else -8.0))
     cone = world.spawn("static.prop.vendingmachine", {}, place)
     sensor = attach(world, "sensor.other.obstacle", Transform(2.5, 0, 0.6), car.id, distance=10)
@@ -194,7 +195,9 @@ def test_obstacle(world: World, car: Actor, ahead: bool) -> None:
     assert payloads(world, moving) == []
 
 
-def test_a_lidar_read_once_an_hour_is_bounded(world: World, car: Actor) -> None:
+def test_a_lidar_read_once_an_hour_is_bounded(
+    world: World, car: Actor, attach: Callable[..., Actor]
+) -> None:
     lidar = RayCastLidar(
         attach(world, "sensor.lidar.ray_cast", Transform(0, 0, 2.5), car.id, sensor_tick=3600)
     )
@@ -202,7 +205,9 @@ def test_a_lidar_read_once_an_hour_is_bounded(world: World, car: Actor) -> None:
     assert len(directions) == len(channel) == 1_000_000
 
 
-def test_a_lidar_keeps_its_state_to_itself(world: World, car: Actor) -> None:
+def test_a_lidar_keeps_its_state_to_itself(
+    world: World, car: Actor, attach: Callable[..., Actor]
+) -> None:
     one, two = (
         RayCastLidar(attach(world, "sensor.lidar.ray_cast", Transform(0, 0, 2.5), car.id))
         for _ in range(2)
