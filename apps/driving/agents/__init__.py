@@ -1,0 +1,1 @@
+"""Who drives: the interface in ``base``, and the drivers that have it."""
