@@ -1,0 +1,1 @@
+"""Routes: what to drive (files, random samples), how to get there (planner), where one is (plan)."""
