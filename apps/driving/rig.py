@@ -43,6 +43,43 @@ class Camera:
         f = self.focal
         return np.array([[f, 0, self.width / 2], [0, f, self.height / 2], [0, 0, 1]])
 
+    @property
+    def rotation(self) -> np.ndarray:
+        """(3, 3): ego coordinates of the camera's own x, y and z axes, as columns.
+
+        ``ego = rotation @ camera + (x, y, z)``, as ``carla.Transform.get_matrix`` has it.
+        """
+        cy, cp, cr = (math.cos(math.radians(a)) for a in (self.yaw, self.pitch, self.roll))
+        sy, sp, sr = (math.sin(math.radians(a)) for a in (self.yaw, self.pitch, self.roll))
+        return np.array(
+            [
+                [cp * cy, cy * sp * sr - sy * cr, -cy * sp * cr - sy * sr],
+                [cp * sy, sy * sp * sr + cy * cr, -sy * sp * cr + cy * sr],
+                [sp, -cp * sr, cp * cr],
+            ]
+        )
+
+    def rays(self, stride: int = 1) -> np.ndarray:
+        """(h, w, 3): the ego point of a pixel is ``depth * ray + (x, y, z)``, every ``stride`` pixels.
+
+        ``depth`` counts along the optical axis, as CARLA's depth camera has it.
+        """
+        u = np.arange(stride // 2, self.width, stride) + 0.5
+        v = np.arange(stride // 2, self.height, stride) + 0.5
+        right, down = np.meshgrid(
+            (u - self.width / 2) / self.focal, (v - self.height / 2) / self.focal
+        )
+        return np.stack([np.ones_like(right), right, -down], axis=-1) @ self.rotation.T
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ego points (..., 3) -> pixels (..., 2) and depths (...); not in the picture if depth <= 0."""
+        camera = (np.asarray(points) - (self.x, self.y, self.z)) @ self.rotation
+        depth = camera[..., 0]
+        safe = np.where(np.abs(depth) < 1e-6, 1e-6, depth)
+        u = self.width / 2 + self.focal * camera[..., 1] / safe
+        v = self.height / 2 - self.focal * camera[..., 2] / safe
+        return np.stack([u, v], axis=-1), depth
+
 
 @dataclass(frozen=True)
 class Rig:
