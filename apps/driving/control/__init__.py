@@ -1,0 +1,1 @@
+"""From where the car should go to its pedals and wheel."""
