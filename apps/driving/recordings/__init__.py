@@ -1,0 +1,1 @@
+"""Recorded drives on disk: writing, reading, checking and collecting them."""

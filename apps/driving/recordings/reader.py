@@ -1,0 +1,400 @@
+"""Reading recordings: ours, and those of TransFuser and LeTFuser.
+
+A sample is a frame together with where the car went next. So a frame has a sample where the next
+``steps`` half seconds were recorded too: not at a route's end, and not shortly before frames that
+were left out because noise steered. ``waypoints`` are what the car did, not what a driver foresaw.
+
+Measurements are read when a recording is opened, pictures when a sample is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apps.driving.recordings import layout, pictures, tags
+from apps.driving.recordings.layout import Measurement
+from apps.driving.rig import LETFUSER, Rig
+from core.errors import DataError, UsageError
+
+_LOOKS = 8  # pictures of a route that are looked at to tell its table of tags
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of a frame but its pictures.
+
+    ``target`` (2,) float32: the next point of the sparse route, ego frame, metres; ``command``: 1
+    to 6 (``agents.base.Command``). ``waypoints`` (T, 2) float32: where the car was 0.5, 1, ... s
+    later, ego frame. ``control`` (3,) float32: steer in [-1, 1], throttle and brake in [0, 1].
+    ``red_light``: a light that is not green holds within 30 m; in recordings that do not say, the
+    driver brakes for one. ``stop_sign``: the driver yields to one. ``tick``: half seconds into the
+    route.
+    """
+
+    speed: float
+    target: np.ndarray
+    command: int
+    waypoints: np.ndarray
+    control: np.ndarray
+    red_light: bool
+    stop_sign: bool
+    vehicle: bool
+    walker: bool
+    junction: bool
+    tick: int
+
+
+@dataclass(frozen=True)
+class Sample(Labels):
+    """A frame: ``Labels`` and its pictures, V cameras in the rig's order.
+
+    ``rgb`` (V, H, W, 3) uint8; ``depth`` (V, H, W) float32 metres along the optical axis;
+    ``semantics`` (V, H, W) uint8, tags of CARLA 0.9.14 and later.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    semantics: np.ndarray
+
+
+class Recording:
+    """One route. ``len`` counts samples; ``frames`` is how many were recorded."""
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        town: str,
+        rig: Rig,
+        numbers: list[str],
+        measurements: list[Measurement],
+        *,
+        steps: int = 4,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        self.path = path
+        self.name = name
+        self.town = town
+        self.rig = rig
+        self.steps = steps
+        self.about = about or {}
+        self.measurements = measurements
+        self._numbers = numbers
+        ticks = [m.tick if m.tick is not None else i for i, m in enumerate(measurements)]
+        self._ticks = np.array(ticks, np.int64)
+        if (np.diff(self._ticks) <= 0).any():
+            raise DataError(f"{path}: 'tick' does not rise from frame to frame; record it anew")
+        n = len(measurements)
+        self._starts = [i for i in range(n - steps) if ticks[i + steps] == ticks[i] + steps]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def frames(self) -> int:
+        """Recorded frames, more than samples."""
+        return len(self.measurements)
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Every field of ``Labels``, a row for each sample."""
+        rows = [self.labels(i) for i in range(len(self))]
+        kinds: dict[str, Any] = {"speed": np.float32, "command": np.int64, "tick": np.int64}
+        kinds |= {"target": np.float32, "waypoints": np.float32, "control": np.float32}
+        shapes = {"target": (2,), "waypoints": (self.steps, 2), "control": (3,)}
+        return {
+            name: np.array([getattr(row, name) for row in rows], kinds.get(name, bool)).reshape(
+                len(rows), *shapes.get(name, ())
+            )
+            for name in Labels.__dataclass_fields__
+        }
+
+    def labels(self, index: int) -> Labels:
+        """Of sample ``index``, no picture read. IndexError where there is none."""
+        return Labels(**self._fields(self._frame(index)))
+
+    def sample(self, index: int) -> Sample:
+        """Sample ``index``. DataError, naming the file, for a picture that cannot be used."""
+        frame = self._frame(index)
+        return Sample(
+            **self._fields(frame),
+            rgb=self.picture(frame, layout.RGB),
+            depth=self.picture(frame, layout.DEPTH),
+            semantics=self.picture(frame, layout.SEMANTICS),
+        )
+
+    def frame_of(self, index: int) -> int:
+        """The place among the recorded frames of sample ``index``."""
+        return self._frame(index)
+
+    def picture(self, frame: int, kind: str) -> np.ndarray:
+        """ "rgb", "depth" or "semantics" of a recorded frame, as in ``Sample``."""
+        panorama = self._panorama(frame, kind)
+        if kind == layout.DEPTH:
+            panorama = pictures.unpack_depth(panorama)
+        elif kind == layout.SEMANTICS:
+            panorama = self._renumbered(panorama, self._file(frame, kind))
+        return pictures.apart(panorama, len(self.rig.cameras))
+
+    @cached_property
+    def table(self) -> tags.Table:
+        """The table its tags are written in. DataError where pictures or route.json disagree."""
+        said = self.about.get("tags")
+        if said not in (None, "old", "new"):
+            raise DataError(f"{self.path / layout.ABOUT}: 'tags' is {said!r}, neither old nor new")
+        count = max(1, min(_LOOKS, self.frames))
+        looked = sorted({int(i) for i in np.linspace(0, self.frames - 1, count)})
+        seen = {}
+        for frame in looked:
+            table = tags.table_of(self._panorama(frame, layout.SEMANTICS))
+            if table is not None:
+                seen[table] = self._file(frame, layout.SEMANTICS)
+        if len(seen) > 1:
+            raise DataError(
+                f"{self.path}: mixed tables of tags: {seen['old']} has CARLA's of before 0.9.14, "
+                f"{seen['new']} that of 0.9.14 and later; leave the route out"
+            )
+        found: tags.Table | None = next(iter(seen), None)
+        if said is not None and found not in (None, said):
+            raise DataError(
+                f"{self.path}: {layout.ABOUT} says its tags are {said}, {seen[found]} looks {found} "
+                "(old: before CARLA 0.9.14); leave the route out"
+            )
+        table = said or found
+        if table is None:
+            raise DataError(
+                f"{self.path}: no picture of tags shows a road where the car stands, so their table "
+                f'is not known; write {layout.ABOUT} with {{"tags": "old"}} or "new" beside them'
+            )
+        return "old" if table == "old" else "new"
+
+    def digest(self) -> str:
+        """SHA-256 of what is read: measurements' bytes, pictures' names and sizes."""
+        total = hashlib.sha256(self.name.encode())
+        for number in self._numbers:
+            total.update((self.path / layout.MEASUREMENTS / f"{number}.json").read_bytes())
+            for kind in layout.PICTURES:
+                file = self.path / kind / f"{number}.png"
+                total.update(
+                    f"{kind}{number}:{file.stat().st_size if file.exists() else 0}".encode()
+                )
+        return total.hexdigest()
+
+    def _frame(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)} in {self.path}")
+        return self._starts[index]
+
+    def _file(self, frame: int, kind: str) -> Path:
+        return self.path / kind / f"{self._numbers[frame]}.png"
+
+    def _panorama(self, frame: int, kind: str) -> np.ndarray:
+        height, width = self.rig.size
+        size = height, width * len(self.rig.cameras)
+        channels = 1 if kind == layout.SEMANTICS else 3
+        return pictures.read_png(self._file(frame, kind), size, channels)
+
+    def _renumbered(self, panorama: np.ndarray, file: Path) -> np.ndarray:
+        if self.table == "new":
+            if tags.table_of(panorama) == "old":
+                raise DataError(f"{file}: has the old table of tags, its route has the new one")
+            return panorama
+        if tags.table_of(panorama) == "new":
+            raise DataError(f"{file}: has the new table of tags, its route has the old one")
+        new: np.ndarray = tags.OLD_TO_NEW[panorama]
+        if (new == tags.UNKNOWN).any():
+            wrong = int(panorama[new == tags.UNKNOWN][0])
+            raise DataError(f"{file}: tag {wrong} is not in the old table, 0 to 24; write it anew")
+        return new
+
+    def _fields(self, frame: int) -> dict[str, Any]:
+        now = self.measurements[frame]
+        later = self.measurements[frame + 1 : frame + 1 + self.steps]
+        points = np.array([m.position for m in later] + [now.target]) - now.position
+        yaw = np.radians(now.heading)
+        c, s = np.cos(yaw), np.sin(yaw)
+        ego = (points @ np.array([[c, -s], [s, c]])).astype(np.float32)
+        red = now.hazards["light"] if now.red_light is None else now.red_light
+        return {
+            "speed": now.speed,
+            "target": ego[-1],
+            "command": 4 if now.command == -1 else now.command,  # VOID: follow the lane
+            "waypoints": ego[:-1],
+            "control": np.array([now.steer, now.throttle, now.brake], np.float32),
+            "red_light": red,
+            "stop_sign": now.hazards["stop"],
+            "vehicle": now.hazards["vehicle"],
+            "walker": now.hazards["walker"],
+            "junction": now.junction,
+            "tick": int(self._ticks[frame]),
+        }
+
+
+class Dataset:
+    """Samples of many recordings, one after another."""
+
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        self.recordings = list(recordings)
+        counts = [len(recording) for recording in self.recordings]
+        self._ends = np.cumsum(counts, dtype=np.int64) if counts else np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Sample:
+        recording, within = self.place(index)
+        return recording.sample(within)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+    def place(self, index: int) -> tuple[Recording, int]:
+        """The recording that has sample ``index``, and its number there. IndexError beyond."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        recording = self.recordings[which]
+        return recording, index - int(self._ends[which]) + len(recording)
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Every field of ``Labels``, a row for each sample."""
+        rows = [recording.columns for recording in self.recordings]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    @property
+    def towns(self) -> tuple[str, ...]:
+        """Names of the towns, sorted."""
+        return tuple(sorted({recording.town for recording in self.recordings}))
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Names of the recordings, in order."""
+        return tuple(recording.name for recording in self.recordings)
+
+    @cached_property
+    def digest(self) -> str:
+        """Differs where a route, a measurement, or a picture's size differs: 64 hex digits."""
+        parts = [recording.digest() for recording in self.recordings]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def read_route(
+    path: Path, *, rig: Rig = LETFUSER, steps: int = 4, root: Path | None = None
+) -> Recording:
+    """The recording in a folder; ``root`` is the data set's, for its name.
+
+    ``rig`` is what recordings without a route.json were taken with, and all others must have been.
+    DataError where measurements are missing or cannot be used, where a frame lacks a picture, or
+    where the cameras are others. Steps of 0.5 s ahead: ``steps`` of them, one or more.
+    """
+    path, root = Path(path), Path(root) if root is not None else Path(path)
+    if steps < 1:
+        raise UsageError(f"steps {steps}: give how many waypoints a sample has, one or more")
+    folder = path / layout.MEASUREMENTS
+    if not folder.is_dir():
+        raise DataError(f"{path}: has no folder {layout.MEASUREMENTS}; give a route's folder")
+    about = layout.read_json(path / layout.ABOUT) if (path / layout.ABOUT).exists() else {}
+    if about.get("format", layout.FORMAT) != layout.FORMAT:
+        raise DataError(
+            f"{path / layout.ABOUT}: has schema version {about['format']!r}, this program reads "
+            f"{layout.FORMAT}; update the program"
+        )
+    _require_rig(about, rig, path)
+    numbers = sorted(file.stem for file in folder.glob("*.json"))
+    if not numbers:
+        raise DataError(f"{folder}: is empty; leave the route out or record it anew")
+    for kind in layout.PICTURES:
+        if not (path / kind).is_dir():
+            raise DataError(f"{path}: has no folder {kind}; copy the route again or leave it out")
+        lacking = set(numbers) - {file.stem for file in (path / kind).glob("*.png")}
+        if lacking:
+            raise DataError(
+                f"{path / kind / min(lacking)}.png: is missing, as are {len(lacking) - 1} more; copy "
+                "the route again or leave it out"
+            )
+    measurements = []
+    for number in numbers:
+        file = folder / f"{number}.json"
+        measurements.append(Measurement.from_dict(layout.read_json(file), str(file)))
+    town = about.get("town")
+    return Recording(
+        path,
+        path.relative_to(root).as_posix() if path != root else path.name,
+        town if isinstance(town, str) else layout.town_of(path, root),
+        rig,
+        numbers,
+        measurements,
+        steps=steps,
+        about=about,
+    )
+
+
+def open_dataset(
+    folders: Sequence[Path | str],
+    *,
+    towns: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    rig: Rig = LETFUSER,
+    steps: int = 4,
+) -> Dataset:
+    """Every route below ``folders`` in ``towns`` (None: all) and not in ``exclude``, by name.
+
+    UsageError where a folder or a town is not there, where nothing is left, or where two folders
+    hold a route of one name; DataError as ``read_route``.
+    """
+    found: dict[str, Recording] = {}
+    for folder in map(Path, folders):
+        for path in layout.find_routes(folder):
+            recording = read_route(path, rig=rig, steps=steps, root=folder)
+            twin = found.setdefault(recording.name, recording)
+            if twin is not recording:
+                raise UsageError(
+                    f"{path}: a route of this name is in {twin.path}, too; give each folder once"
+                )
+    known = {recording.town for recording in found.values()}
+    for town in {*(towns or ()), *exclude} - known:
+        raise UsageError(
+            f"town {town!r} is not in the recordings; they have {', '.join(sorted(known))}"
+        )
+    kept = [
+        found[name]
+        for name in sorted(found)
+        if (towns is None or found[name].town in towns) and found[name].town not in exclude
+    ]
+    if not sum(map(len, kept)):
+        raise UsageError(
+            f"{', '.join(map(str, folders))}: no samples here"
+            + (" in these towns" if towns is not None or exclude else "")
+            + "; give a folder that collect wrote"
+        )
+    return Dataset(kept)
+
+
+def _require_rig(about: dict[str, Any], rig: Rig, path: Path) -> None:
+    said = about.get("rig")
+    if said is None:
+        return
+    try:
+        recorded = Rig.from_dict(said)
+    except (UsageError, TypeError, AttributeError) as error:
+        raise DataError(f"{path / layout.ABOUT}: {error}") from None
+    if recorded.digest != rig.digest:
+        raise DataError(
+            f"{path}: was recorded with other cameras ({_shown(recorded)}) than asked for "
+            f"({_shown(rig)}); give that rig or leave the route out"
+        )
+
+
+def _shown(rig: Rig) -> str:
+    height, width = rig.size
+    yaws = "/".join(f"{camera.yaw:g}" for camera in rig.cameras)
+    return f"{len(rig.cameras)} of {width} x {height} at {yaws} degrees, {rig.digest}"
