@@ -1,1 +1,1 @@
-"""From where the car should go to its pedals and wheel."""
+"""From what a driver means to do to wheel and pedals."""
