@@ -233,20 +233,26 @@ def cvt(
     ffn_ratio: float = 4.0,
     patch: grid.PerAxis = 4,
     class_token: bool = True,
+    kv_strides: Sizes | None = None,
     mixer: Mixer = None,
 ) -> tuple[StageConfig, ...]:
     """CvT (Wu et al., ICCV 2021, table 2).  The class token lives in the last stage.
 
     It is left out when ``mixer`` puts another mixer in place, which would not know it.
+    ``kv_strides``, one a stage, are those of keys and values, published as 2 everywhere; with a
+    larger one the projections' kernel grows so that no position goes unread.
     """
     n = stage_count(dims=dims, depths=depths, heads=heads)
+    kv = [2] * n if kv_strides is None else kv_strides
+    stage_count(kv_strides=kv, dims=dims)
     token = class_token and mixer in (None, "conv_attention")
 
     def down(i: int) -> ConvDownConfig:
         return halve(norm_after="layer") if i else overlap(patch, rank, 2, norm_after="layer")
 
     def block(i: int) -> BlockConfig:
-        own = ConvAttentionConfig(heads=heads[i])
+        kernel = max(3, 2 * (kv[i] // 2) + 1)
+        own = ConvAttentionConfig(heads=heads[i], kernel=kernel, kv_stride=kv[i])
         return BlockConfig(mixer=mixer_or(mixer, own, heads[i]), ffn_ratio=ffn_ratio)
 
     stages = levels(dims, depths, down, block)
