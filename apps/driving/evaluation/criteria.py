@@ -61,6 +61,7 @@ class Criteria:
         self.state: EgoState | None = None
         self.infractions: list[Infraction] = []
         self.ended_by: str | None = None
+        self._finished = False
         self.progress = Progress(plan)
         self._lanes = OutsideLanes(town, ego, self.progress)
         self._red_lights = RedLights(world, town, ego, plan)
@@ -77,6 +78,11 @@ class Criteria:
     def completion(self) -> float:
         """Percent of the route driven."""
         return self.progress.completion
+
+    @property
+    def traffic_speed(self) -> tuple[float, ...]:
+        """Mean speed in percent of the traffic's, for each quarter of the route that has ended."""
+        return tuple(self._speed.percentages) if self._speed is not None else ()
 
     @property
     def over(self) -> bool:
@@ -121,11 +127,10 @@ class Criteria:
     def finish(self) -> tuple[Infraction, ...]:
         """Close the sums that run over the whole route, stop listening; all infractions."""
         self._collisions.destroy()
-        if self.state is not None:
+        if self.state is not None and not self._finished:
+            self._finished = True
             self.infractions += self._collisions.update(self.state)
             if self._speed is not None:
                 self.infractions += self._speed.finish(self.state)
-                self._speed = None
-            if not any(found.kind == "outside_route_lanes" for found in self.infractions):
-                self.infractions += self._lanes.infractions()
+            self.infractions += self._lanes.infractions()
         return tuple(self.infractions)
