@@ -44,6 +44,7 @@ from typing import Any
 
 import numpy as np
 
+from apps.driving.routes.plan import to_world
 from core.errors import DataError, UsageError
 
 ABOUT = "route.json"
@@ -123,11 +124,10 @@ class Measurement:
         for dx, dy in steps:
             turn = math.atan2(dy, dx) if math.hypot(dx, dy) > 0.05 else turn
             turns.append(turn)
-        x = self.position[0] + points[:, 0] * math.cos(yaw) - points[:, 1] * math.sin(yaw)
-        y = self.position[1] + points[:, 0] * math.sin(yaw) + points[:, 1] * math.cos(yaw)
+        world = to_world(points, self.position, self.heading)
         return [
             [-float(b), float(a), (yaw + turn + math.pi / 2) % math.tau]
-            for a, b, turn in zip(x, y, turns)
+            for (a, b), turn in zip(world, turns)
         ]
 
     @classmethod

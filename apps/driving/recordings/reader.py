@@ -22,6 +22,7 @@ import numpy as np
 from apps.driving.recordings import layout, pictures, tags
 from apps.driving.recordings.layout import Measurement
 from apps.driving.rig import LETFUSER, Rig
+from apps.driving.routes.plan import to_ego
 from core.errors import DataError, UsageError
 
 _LOOKS = 8  # pictures of a route that are looked at to tell its table of tags
@@ -141,8 +142,16 @@ class Recording:
         if kind == layout.DEPTH:
             panorama = pictures.unpack_depth(panorama)
         elif kind == layout.SEMANTICS:
-            panorama = self._renumbered(panorama, self._file(frame, kind))
+            panorama = self._renumbered(panorama, self.picture_file(frame, kind))
         return pictures.apart(panorama, len(self.rig.cameras))
+
+    def picture_file(self, frame: int, kind: str) -> Path:
+        """Where the picture of a recorded frame lies."""
+        return self.path / kind / f"{self._numbers[frame]}.png"
+
+    def measurement_file(self, frame: int) -> Path:
+        """Where the measurement of a recorded frame lies."""
+        return self.path / layout.MEASUREMENTS / f"{self._numbers[frame]}.json"
 
     @cached_property
     def table(self) -> tags.Table:
@@ -156,7 +165,7 @@ class Recording:
         for frame in looked:
             table = tags.table_of(self._panorama(frame, layout.SEMANTICS))
             if table is not None:
-                seen[table] = self._file(frame, layout.SEMANTICS)
+                seen[table] = self.picture_file(frame, layout.SEMANTICS)
         if len(seen) > 1:
             raise DataError(
                 f"{self.path}: mixed tables of tags: {seen['old']} has CARLA's of before 0.9.14, "
@@ -193,14 +202,11 @@ class Recording:
             raise IndexError(f"sample {index} of {len(self)} in {self.path}")
         return self._starts[index]
 
-    def _file(self, frame: int, kind: str) -> Path:
-        return self.path / kind / f"{self._numbers[frame]}.png"
-
     def _panorama(self, frame: int, kind: str) -> np.ndarray:
         height, width = self.rig.size
         size = height, width * len(self.rig.cameras)
         channels = 1 if kind == layout.SEMANTICS else 3
-        return pictures.read_png(self._file(frame, kind), size, channels)
+        return pictures.read_png(self.picture_file(frame, kind), size, channels)
 
     def _renumbered(self, panorama: np.ndarray, file: Path) -> np.ndarray:
         if self.table == "new":
@@ -218,10 +224,8 @@ class Recording:
     def _fields(self, frame: int) -> dict[str, Any]:
         now = self.measurements[frame]
         later = self.measurements[frame + 1 : frame + 1 + self.steps]
-        points = np.array([m.position for m in later] + [now.target]) - now.position
-        yaw = np.radians(now.heading)
-        c, s = np.cos(yaw), np.sin(yaw)
-        ego = (points @ np.array([[c, -s], [s, c]])).astype(np.float32)
+        points = np.array([*(m.position for m in later), now.target])
+        ego = to_ego(points, now.position, now.heading).astype(np.float32)
         red = now.hazards["light"] if now.red_light is None else now.red_light
         return {
             "speed": now.speed,
