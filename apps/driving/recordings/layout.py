@@ -233,7 +233,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
     value = values[key] if default is None else values.get(key, default)
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"'{key}' is {value!r}, not a number") from None
     if not math.isfinite(number):
         raise ValueError(f"'{key}' is {number}")
     return number
