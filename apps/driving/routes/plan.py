@@ -43,12 +43,12 @@ class Plan:
     junction: np.ndarray
     speed_limit: np.ndarray
     s: np.ndarray
-    z: np.ndarray = field(default=None)  # type: ignore[assignment]  # zeros, set below
+    z: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         kinds: dict[str, Any] = {"command": np.int8, "junction": np.bool_}
         n = len(self.xy)
-        if self.z is None:
+        if len(self.z) == 0:
             object.__setattr__(self, "z", np.zeros(n))
         for name in ("xy", "yaw", "command", "junction", "speed_limit", "s", "z"):
             value = np.array(getattr(self, name), kinds.get(name, np.float64))
