@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apps.driving.agents.base import Decision, Drive, Observation
+from apps.driving.agents.base import Command, Decision, Drive, Observation
 from apps.driving.control.pid import WaypointController
 from apps.driving.rig import LETFUSER, Rig
 from core.errors import UsageError
@@ -61,8 +61,7 @@ class Blind:
         self.spacing, self.rig = spacing, rig
 
     def begin(self, drive: Drive) -> None:
-        points, _ = drive.plan.sparse(self.spacing)
-        self._line = smooth(points)
+        self._line = smooth(*drive.plan.sparse(self.spacing))
         # of the whole plan only the limits are used, as a map that knows roads would have them
         middle = np.linspace(0, len(drive.plan.speed_limit) - 1, len(self._line)).round()
         self._speed = speed_profile(self._line, drive.plan.speed_limit[middle.astype(int)])
@@ -95,14 +94,17 @@ class Blind:
 
 
 RESOLUTION_M = 0.25
+_TURNS = (Command.LEFT, Command.RIGHT, Command.STRAIGHT)
 
 
-def smooth(points: np.ndarray, resolution: float = RESOLUTION_M) -> np.ndarray:
-    """(n, 2) -> (m, 2), ``resolution`` apart: cubic Hermite pieces through the points.
+def smooth(
+    points: np.ndarray, commands: np.ndarray, resolution: float = RESOLUTION_M
+) -> np.ndarray:
+    """(n, 2) and (n,) -> (m, 2), ``resolution`` apart: cubic Hermite pieces through the points.
 
-    The tangent at a point is the mean of the directions of its two chords weighted by their squared
-    lengths: sparse points stand at the ends of junctions, where a long chord along a straight road
-    meets a short one across the corner, and the road's direction there is the long one's.
+    Where a turn begins, the line has the direction of the chord that leads there, and where it ends,
+    that of the chord that leads on: roads are straight before and behind junctions. Elsewhere it has
+    the mean direction of both chords, the longer one counting more.
     """
     keep = np.r_[True, np.hypot(*np.diff(points, axis=0).T) > 0.5]
     p = np.asarray(points, np.float64)[keep]
@@ -111,9 +113,13 @@ def smooth(points: np.ndarray, resolution: float = RESOLUTION_M) -> np.ndarray:
     chord = np.diff(p, axis=0)
     length = np.hypot(*chord.T)
     unit = chord / length[:, None]
-    weight = (length**2)[:, None]
-    tangent = np.concatenate([unit[:1], weight[:-1] * unit[:-1] + weight[1:] * unit[1:], unit[-1:]])
+    turns = np.isin(np.asarray(commands)[keep], _TURNS)
+    into, out = (length[:-1] ** 2)[:, None], (length[1:] ** 2)[:, None]
+    begins, ends = (turns[1:-1] & ~turns[:-2])[:, None], (turns[:-2] & ~turns[1:-1])[:, None]
+    into, out = np.where(ends, 0.0, into), np.where(begins, 0.0, out)
+    tangent = np.concatenate([unit[:1], into * unit[:-1] + out * unit[1:], unit[-1:]])
     size = np.hypot(*tangent.T)[:, None]
+    # two chords that cancel out, in a turn about: the direction of the one that leads on
     tangent = np.where(size > 1e-9, tangent / np.maximum(size, 1e-9), np.r_[unit, unit[-1:]])
     pieces = []
     for a, b, ta, tb, d in zip(p, p[1:], tangent, tangent[1:], length):

@@ -66,4 +66,4 @@ def _make(ref: str | Path, device: str, threads: int | None) -> Agent:
 
     from apps.driving.agents.learned import LearnedAgent
 
-    return LearnedAgent(folder, device=device, threads=threads)
+    return LearnedAgent.load(folder, device=device, threads=threads)

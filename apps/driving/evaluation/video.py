@@ -26,6 +26,7 @@ from core.errors import UsageError, need
 from core.files import atomic_path
 
 WIDTH, STRIP, PANEL = 960, 160, 200
+BIRDSEYE = 320  # pixels of width: the networks' grids are 64 m x 40 m
 HEIGHT = 2 * STRIP + PANEL
 FAR_M = 40.0  # of the view from above
 BACK, INK, DIM = (18, 18, 22), (235, 235, 235), (95, 95, 105)
@@ -125,31 +126,35 @@ def draw(
     else:
         _label(pen, (8, 70), "no camera", DIM)
     if decision.semantics is not None:
-        image.paste(_strip(PALETTE[decision.semantics]), (0, STRIP))
+        strip = _strip(PALETTE[decision.semantics])
+        image.paste(strip, ((WIDTH - strip.width) // 2, STRIP))  # some networks cut off the sides
         _label(pen, (6, STRIP + 4), "semantics")
     elif observation.depth is not None:
         image.paste(_strip(_shaded(observation.depth)), (0, STRIP))
         _label(pen, (6, STRIP + 4), "depth")
     if decision.birdseye is not None:
-        image.paste(_fitted(PALETTE[decision.birdseye], PANEL, PANEL), (0, 2 * STRIP))
+        image.paste(_fitted(PALETTE[decision.birdseye], BIRDSEYE, PANEL), (0, 2 * STRIP))
         _label(pen, (6, 2 * STRIP + 4), "bird's eye")
-    _from_above(pen, observation, decision, (PANEL + 10, 2 * STRIP))
+    _from_above(pen, observation, decision, (BIRDSEYE + 10, 2 * STRIP))
     _panel(pen, observation, decision, title, lines, warnings)
     return np.asarray(image)
 
 
 def _strip(views: np.ndarray) -> Any:
-    """(V, h, w, 3) side by side, as a picture of WIDTH x STRIP."""
+    """(V, h, w, 3) side by side, as a picture at most WIDTH wide and STRIP high."""
     return _fitted(np.concatenate(list(views), axis=1), WIDTH, STRIP)
 
 
 def _fitted(pixels: np.ndarray, width: int, height: int) -> Any:
+    """As large as fits, square pixels."""
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    if image.size == (width, height):
+    scale = min(width / image.width, height / image.height)
+    if scale == 1:
         return image
-    return image.resize((width, height), Image.Resampling.NEAREST)
+    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
 def _shaded(depth: np.ndarray) -> np.ndarray:
@@ -210,7 +215,7 @@ def _panel(
     lines: Sequence[str],
     warnings: Sequence[str],
 ) -> None:
-    left, top = 2 * PANEL + 30, 2 * STRIP
+    left, top = BIRDSEYE + PANEL + 25, 2 * STRIP
     wanted = "" if decision.target_speed is None else f" of {3.6 * decision.target_speed:.0f}"
     command = observation.command.name.lower().replace("_", " ")
     speed = f"{3.6 * observation.speed:5.1f}{wanted} km/h"
@@ -226,7 +231,7 @@ def _panel(
         _label(pen, (left, top + 8 + 17 * row), text)
     red = [*decision.interventions, *warnings]
     for row, text in enumerate(red[-9:]):
-        _label(pen, (left + 310, top + 8 + 17 * row), text, BRAKE)
+        _label(pen, (left + 270, top + 40 + 17 * row), text, BRAKE)
     bars = (("throttle", decision.throttle, GAS), ("brake", decision.brake, BRAKE))
     for row, (name, value, colour) in enumerate(bars):
         y = top + 137 + 20 * row
