@@ -19,7 +19,7 @@ from apps.driving.rig import LETFUSER, Rig
 from core.config import StrictModel
 from core.errors import UsageError, unknown
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=4096)]
 
 # The groups of tags that a pixel is sorted into, in the order of the logits.
 CLASSES = (
@@ -50,6 +50,18 @@ class BackboneConfig(StrictModel):
     name: str = "cvt_13"
     options: dict[str, Any] = {}
     feed: Literal["picture", "stem"] = "picture"
+
+    @field_validator("options")
+    @classmethod
+    def _as_written(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: _frozen(value) for name, value in options.items()}
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, so that what JSON gives back equals what it was given."""
+    if isinstance(value, dict):
+        return {name: _frozen(inner) for name, inner in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 class DecoderConfig(StrictModel):
@@ -123,12 +135,21 @@ class ModelConfig(StrictModel):
     @field_validator("rig", mode="before")
     @classmethod
     def _read_rig(cls, value: Any) -> Any:
-        if isinstance(value, Rig):
-            return value
         try:
-            return Rig.from_dict(value)
+            rig = value if isinstance(value, Rig) else Rig.from_dict(value)
         except (UsageError, TypeError) as error:
             raise ValueError(str(error)) from error
+        for camera in rig.cameras:
+            for name, number in vars(camera).items():
+                kind = str if name == "name" else (int, float)
+                if not isinstance(number, kind) or (kind is not str and abs(number) > 4096):
+                    raise ValueError(f"camera {camera.name!r} with {name} {number!r}")
+            if min(camera.width, camera.height) < 1 or not 0 < camera.fov < 180:
+                raise ValueError(
+                    f"camera {camera.name!r} of {camera.width} x {camera.height} pixels over "
+                    f"{camera.fov} degrees: want at least one pixel and less than 180 degrees"
+                )
+        return rig
 
     @field_serializer("rig")
     def _write_rig(self, rig: Rig) -> dict[str, Any]:
