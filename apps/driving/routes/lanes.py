@@ -78,10 +78,11 @@ class Lanes:
 
     def __init__(self, map: carla.Map) -> None:
         self.town = map.name.rpartition("/")[2]
-        self.lanes = _read(map)
+        topology = map.get_topology()
+        self.lanes = _read(map, topology)
         self.graph = nx.DiGraph()
         self.graph.add_nodes_from(self.lanes)
-        for before, after in map.get_topology():
+        for before, after in topology:
             a, b = (self.lanes.get(_key(way)) for way in (before, after))
             if a is not None and b is not None:
                 gap = float(np.hypot(*(b.xy[0] - a.xy[-1])))
@@ -162,37 +163,71 @@ def _key(way: carla.Waypoint) -> Key:
     return (way.road_id, way.section_id, way.lane_id)
 
 
-def _read(map: carla.Map) -> dict[Key, Lane]:
-    """Lanes in the order in which CARLA names them."""
+def _row(way: carla.Waypoint) -> tuple[float, ...]:
+    """s along the road, x, y, z, yaw and the bits of what lane changes are allowed."""
+    pose = way.transform
+    place = pose.location
+    return (way.s, place.x, place.y, place.z, pose.rotation.yaw, int(way.lane_change))
+
+
+def _read(map: carla.Map, topology: list[tuple[carla.Waypoint, carla.Waypoint]]) -> dict[Key, Lane]:
+    """Lanes in the order in which CARLA names them, each from its very beginning to its end.
+
+    ``generate_waypoints`` samples roads from their beginning on: it misses up to a step at the end of
+    a section, which the topology's waypoints, that stand at the lanes' beginnings, fill.
+    """
     rows: dict[Key, list[tuple[float, ...]]] = {}
     junctions: dict[Key, int] = {}
     for way in map.generate_waypoints(STEP_M):
-        pose = way.transform
-        place = pose.location
         key = _key(way)
-        change = int(way.lane_change)
-        rows.setdefault(key, []).append(
-            (way.s, place.x, place.y, place.z, pose.rotation.yaw, change)
-        )
+        rows.setdefault(key, []).append(_row(way))
         junctions[key] = way.junction_id if way.is_junction else -1
-    found = {}
-    for key, points in rows.items():
-        # Lanes to the left of the road's reference line run against it.
-        table = np.array(sorted(points, reverse=key[2] > 0))
-        if len(table) == 1:  # a section shorter than a step
-            table = np.repeat(table, 2, axis=0)
-            yaw = math.radians(table[0, 4])
-            table[1, 1:3] += 0.1 * math.cos(yaw), 0.1 * math.sin(yaw)
-        xy = table[:, 1:3]
-        steps = np.hypot(*np.diff(xy, axis=0).T)
-        found[key] = Lane(
-            key,
-            xy,
-            table[:, 3],
-            table[:, 4],
-            np.concatenate([[0.0], np.cumsum(steps)]),
-            table[:, 0],
-            junctions[key],
-            table[:, 5].astype(np.int8),
-        )
-    return found
+    # Lanes to the left of the road's reference line run against it.
+    tables = {
+        key: np.array(sorted(points, reverse=key[2] > 0)).reshape(-1, 6)
+        for key, points in rows.items()
+    }
+    for before, after in topology:
+        for way in (before, after):
+            key = _key(way)
+            if key in tables:
+                tables[key] = _joined(np.array([_row(way)]), tables[key])
+    starts = {key: table[:1] for key, table in tables.items()}
+    for before, after in topology:
+        a, b = _key(before), _key(after)
+        if a in tables and b in tables:
+            end = starts[b].copy()
+            # Of the next lane only the place counts here.
+            end[0, 0] = tables[a][-1, 0]
+            end[0, 4:] = tables[a][-1, 4:]
+            gap = np.hypot(*(end[0, 1:3] - tables[a][-1, 1:3]))
+            end[0, 0] += -gap if a[2] > 0 else gap
+            tables[a] = _joined(tables[a], end)
+    return {key: _lane(key, junctions[key], table) for key, table in tables.items()}
+
+
+def _joined(first: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """Two runs of rows in one, unless they already meet or are no neighbours."""
+    gap = float(np.hypot(*(then[0, 1:3] - first[-1, 1:3])))
+    if 0.02 < gap <= _GAP_M:
+        return np.concatenate([first, then])
+    return then if len(then) > len(first) else first
+
+
+def _lane(key: Key, junction: int, table: np.ndarray) -> Lane:
+    if len(table) == 1:  # a section shorter than a step that leads nowhere
+        table = np.repeat(table, 2, axis=0)
+        yaw = math.radians(table[0, 4])
+        table[1, 1:3] += 0.1 * math.cos(yaw), 0.1 * math.sin(yaw)
+    xy = table[:, 1:3]
+    steps = np.hypot(*np.diff(xy, axis=0).T)
+    return Lane(
+        key,
+        xy,
+        table[:, 3],
+        table[:, 4],
+        np.concatenate([[0.0], np.cumsum(steps)]),
+        table[:, 0],
+        junction,
+        table[:, 5].astype(np.int8),
+    )
