@@ -61,6 +61,7 @@ class GradNormConfig(StrictModel):
 
     alpha: float = Field(1.0, ge=0)  # how strongly a task that learns slowly is pushed
     lr: float = Field(0.01, gt=0)  # largest relative change of an average weight in a step
+    every: int = Field(1, ge=1)  # steps between two changes of the weights; the paper's is 1
     warmup: int = Field(50, ge=1)  # steps over which the initial losses are averaged
     smoothing: float = Field(0.95, ge=0, lt=1)  # of the losses in the ratios
     span: float = Field(20.0, gt=1)  # between a weight and its start, as a factor

@@ -139,6 +139,20 @@ def test_its_state_goes_on_where_it_was() -> None:
     assert torch.equal(one.current(), whole.current())
 
 
+def test_between_its_turns_the_weights_rest() -> None:
+    toy, x = Toy([1.0, 5.0]), torch.randn(8, 6)
+    balance, shared = (
+        GradNorm([1.0, 1.0], GradNormConfig(warmup=3, every=4)),
+        list(toy.parameters()),
+    )
+    seen = []
+    for _ in range(10):
+        balance(toy.losses(x), shared[:2])
+        seen.append(balance.current().tolist())
+    changes = [i for i in range(1, 10) if seen[i] != seen[i - 1]]
+    assert changes == [4, 8]
+
+
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:
     toy, x = Toy([1.0, 5.0]), torch.randn(8, 6)
     balance, shared = GradNorm([1.0, 1.0], GradNormConfig(warmup=1)), list(toy.shared.parameters())
