@@ -97,7 +97,7 @@ class DepthCloud(nn.Module):
             2, cast(Tensor, self.column)
         )
         rows, columns = self.config.shape
-        area, B = rows * columns, len(classes)
+        area, B = rows * columns, classes.shape[0]
         # What lies outside goes to one more place behind the grid, which is cut off.
         index = torch.where(cell < 0, self.classes * area, labels * area + cell)
         flat = torch.zeros(B, self.classes * area + 1, dtype=torch.float32, device=depth.device)

@@ -15,28 +15,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
+from apps.driving.recordings.tags import GROUP_NAMES
 from apps.driving.rig import LETFUSER, Rig
 from core.config import StrictModel
 from core.errors import UsageError, unknown
 
 Positive = Annotated[int, Field(gt=0, le=4096)]
 
-# The groups of tags that a pixel is sorted into, in the order of the logits.
-CLASSES = (
-    "road",
-    "line",
-    "sidewalk",
-    "vehicle",
-    "two_wheeler",
-    "pedestrian",
-    "traffic_light",
-    "sign",
-    "structure",
-    "vegetation",
-    "pole",
-    "sky",
-    "other",
-)
+# What a pixel is sorted into, in the order of the logits.
+CLASSES = GROUP_NAMES
 
 
 class BackboneConfig(StrictModel):
@@ -141,9 +128,12 @@ class ModelConfig(StrictModel):
             raise ValueError(str(error)) from error
         for camera in rig.cameras:
             for name, number in vars(camera).items():
-                kind = str if name == "name" else (int, float)
-                if not isinstance(number, kind) or (kind is not str and abs(number) > 4096):
-                    raise ValueError(f"camera {camera.name!r} with {name} {number!r}")
+                if name != "name" and not (
+                    isinstance(number, int | float) and abs(number) <= 4096
+                ):
+                    raise ValueError(
+                        f"camera {camera.name!r} with {name} {number!r}: want a number up to 4096"
+                    )
             if min(camera.width, camera.height) < 1 or not 0 < camera.fov < 180:
                 raise ValueError(
                     f"camera {camera.name!r} of {camera.width} x {camera.height} pixels over "

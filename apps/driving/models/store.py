@@ -31,7 +31,7 @@ class DriverSpec(StrictModel):
     """
 
     app: Literal["driving"] = "driving"
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str
     network: ModelConfig
     training: dict[str, Any] = {}
