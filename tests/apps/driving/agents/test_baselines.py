@@ -119,7 +119,7 @@ def test_smooth_line_meets_its_points_and_bends_like_the_road() -> None:
     for point in points:
         assert np.hypot(*(line - point).T).min() < 0.2
     away = np.hypot(*(line[:, None] - plan.xy[None]).transpose(2, 0, 1)).min(axis=1)
-    assert away[:-20].max() < 0.6
+    assert away[:-20].max() < 0.8  # the plan itself has a point a metre
     steps = np.hypot(*np.diff(line, axis=0).T)
     np.testing.assert_allclose(steps, 0.25, atol=0.02)
 
