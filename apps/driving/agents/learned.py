@@ -16,6 +16,7 @@ from apps.driving.agents.base import Command, Decision, Drive, Observation
 from apps.driving.control.blend import Blend, Controls, Mode
 from apps.driving.control.pid import WaypointController
 from apps.driving.models.base import Driver, Inputs
+from apps.driving.models.store import load_driver, require_rig
 from apps.driving.recordings.tags import GROUP_NAMES, GROUP_TAGS
 from apps.driving.rig import Rig
 from core.errors import DataError
@@ -68,19 +69,13 @@ class LearnedAgent:
         threads: int | None = None,
     ) -> LearnedAgent:
         """From a shipped model's name or a model folder; raises what ``load_driver`` does."""
-        from apps.driving.models.store import load_driver
-
         loaded = load_driver(ref, device=device)
         name = Path(loaded.folder).name
         return cls(loaded.network, name=name, mode=mode, device=device, threads=threads)
 
     def begin(self, drive: Drive) -> None:
         """DataError where the car's cameras are not those that the network knows."""
-        if drive.rig.digest != self.rig.digest:
-            raise DataError(
-                f"driver {self.name!r} was trained with other cameras ({_words(self.rig)}) than the "
-                f"car has ({_words(drive.rig)}); use its rig, or train it on recordings of this one"
-            )
+        require_rig(self.network.config, drive.rig, f"driver {self.name!r}")
         self._controller = WaypointController(dt=drive.interval)
 
     @torch.inference_mode()
