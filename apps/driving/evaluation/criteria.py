@@ -36,6 +36,10 @@ STATUS = {
 }
 
 
+class EgoGone(ResourceError):
+    """The car is no longer in the world."""
+
+
 @dataclass(frozen=True)
 class CriteriaOptions:
     """``blocked_after`` s of standing end a route; ``min_speed`` compares the car with the traffic."""
@@ -97,12 +101,12 @@ class Criteria:
         return f"failed: {STATUS[self.ended_by]}" if self.ended_by else "under way"
 
     def update(self, snapshot: carla.WorldSnapshot) -> list[Infraction]:
-        """Look at one tick; what happened in it. ResourceError when the car has gone."""
+        """Look at one tick; what happened in it. EgoGone when the car has gone."""
         if self._began is None:
             self._began = snapshot.timestamp.elapsed_seconds
         state = ego_state(snapshot, self._ego, self._began)
         if state is None:
-            raise ResourceError(
+            raise EgoGone(
                 f"the car (actor {self._ego.id}) has gone from the simulator; did another program "
                 "destroy it? Run the route again"
             )
