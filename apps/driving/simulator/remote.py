@@ -1,0 +1,170 @@
+"""Sessions with a CARLA that somebody else runs: its town, its settings, the Traffic Manager's traffic.
+
+Everything is left as it was found: settings are restored and what was spawned is destroyed, unless
+the simulator has gone meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.driving.simulator.session import (
+    LOADING_S,
+    PROCEDURAL,
+    Session,
+    connect,
+    explain,
+    plain_town,
+    synchronous,
+)
+from core.errors import DataError, TriptychError, UsageError, unknown
+
+if TYPE_CHECKING:
+    import carla
+
+TRAFFIC_MANAGER_PORT = 8000
+_WHEELS = "4"
+
+
+@contextmanager
+def session(
+    town: str | Path,
+    *,
+    host: str,
+    port: int,
+    seed: int,
+    traffic: int,
+    walkers: int,
+    step: float,
+    timeout: float,
+) -> Iterator[Session]:
+    """See ``open_session``. What the session spawned is the caller's to destroy before this ends."""
+    if not 0 < port < 65536:
+        raise UsageError(f"port {port}: give 1 to 65535")
+    client = connect(host, port, timeout)
+    address = f"{host}:{port}"
+    try:
+        _load(client, town, timeout)
+        world = client.get_world()
+        before = world.get_settings()
+    except RuntimeError as error:
+        raise explain(error, address) from error
+    opened = Session(client, address=address, embedded=False, step=step, timeout=timeout)
+    crowd = _Crowd(opened, seed)
+    try:
+        synchronous(opened, step)
+        crowd.spawn(traffic, walkers)
+        yield opened
+    finally:
+        crowd.close()
+        with suppress(RuntimeError, TriptychError):
+            opened.close()
+        with suppress(RuntimeError):
+            world.apply_settings(before, timeout)
+
+
+def _load(client: carla.Client, town: str | Path, timeout: float) -> None:
+    """Make ``town`` the simulator's world, if it is not already."""
+    name = Path(town).stem if str(town).endswith(".xodr") else str(town)
+    wanted = plain_town(name)
+    now = client.get_world().get_map().name
+    if plain_town(now) == wanted:
+        return
+    known = {plain_town(path): path for path in client.get_available_maps()}
+    client.set_timeout(max(timeout, LOADING_S))
+    try:
+        if wanted in known:
+            client.load_world(known[wanted])
+        elif str(town).endswith(".xodr") or str(town).startswith(PROCEDURAL):
+            client.generate_opendrive_world(_opendrive(town))
+        else:
+            raise DataError(unknown("town", name, known))
+    finally:
+        client.set_timeout(timeout)
+
+
+def _opendrive(town: str | Path) -> str:
+    """The checked text of a town that the simulator does not have."""
+    from apps.driving.world.maps.opendrive import check_opendrive, read_opendrive
+
+    if str(town).startswith(PROCEDURAL):
+        from apps.driving.world.maps.procedural import generate
+
+        number = str(town).removeprefix(PROCEDURAL)
+        if not number.isdecimal():
+            raise UsageError(f"town '{town}': the seed must be a whole number, as in {PROCEDURAL}0")
+        return generate(int(number))
+    text = read_opendrive(town)
+    check_opendrive(text, str(town))
+    return text
+
+
+class _Crowd:
+    """Vehicles on the Traffic Manager's autopilot and walkers with controllers."""
+
+    def __init__(self, session: Session, seed: int) -> None:
+        self._session = session
+        self._seed = seed
+        self._manager: Any = None
+
+    def spawn(self, vehicles: int, walkers: int) -> None:
+        """As many as there is room for; the world is synchronous already."""
+        session = self._session
+        rng = np.random.default_rng([self._seed, 41])
+        if vehicles:
+            # The manager has a thread of its own, which must not read a world that is replaced.
+            self._manager = session.ask(session.client.get_trafficmanager, TRAFFIC_MANAGER_PORT)
+            self._manager.set_synchronous_mode(True)
+            self._manager.set_random_device_seed(self._seed)
+            places = list(session.map.get_spawn_points())
+            for number in rng.permutation(len(places))[:vehicles].tolist():
+                self._vehicle(rng, places[number])
+            session.tick()
+        if walkers:
+            session.ask(session.world.set_pedestrians_seed, self._seed)
+            for _ in range(walkers):
+                self._walker(rng)
+
+    def _vehicle(self, rng: np.random.Generator, place: carla.Transform) -> None:
+        names = sorted(
+            blueprint.id
+            for blueprint in self._session.world.get_blueprint_library().filter("vehicle.*")
+            if blueprint.get_attribute("number_of_wheels").as_str() == _WHEELS
+        )
+        with suppress(TriptychError):  # somebody stands there
+            car = self._session.spawn(
+                names[int(rng.integers(len(names)))], place, role_name="autopilot"
+            )
+            self._session.ask(car.set_autopilot, True, TRAFFIC_MANAGER_PORT)
+
+    def _walker(self, rng: np.random.Generator) -> None:
+        import carla
+
+        session = self._session
+        place = session.ask(session.world.get_random_location_from_navigation)
+        if place is None:  # a town without footways
+            return
+        names = sorted(b.id for b in session.world.get_blueprint_library().filter("walker.*"))
+        place.z += 1.0
+        with suppress(TriptychError):
+            walker = session.spawn(
+                names[int(rng.integers(len(names)))], carla.Transform(place), is_invincible=False
+            )
+            controller = session.spawn("controller.ai.walker", carla.Transform(), walker)
+            session.tick()
+            controller.start()
+            goal = session.ask(session.world.get_random_location_from_navigation)
+            if goal is not None:
+                controller.go_to_location(goal)
+            controller.set_max_speed(float(rng.uniform(1.0, 1.8)))
+
+    def close(self) -> None:
+        """The manager leaves its mode; its cars are the session's and are destroyed by that."""
+        if self._manager is not None:
+            with suppress(RuntimeError):
+                self._manager.set_synchronous_mode(False)
