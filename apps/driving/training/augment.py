@@ -48,7 +48,7 @@ def augment(
     speed = sample["speed"] + rng.normal() * config.speed_error
     # The label of the speed head is the true speed; only the input is imprecise.
     hidden = rng.random() < config.speed_dropout
-    sample["speed_input"] = np.float32(np.nan if hidden else max(speed, 0.0))
+    sample["speed_input"] = np.array(np.nan if hidden else max(float(speed), 0.0), np.float32)
     return sample
 
 

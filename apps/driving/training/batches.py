@@ -260,7 +260,9 @@ def evenly(frames: Frames, most: int) -> np.ndarray:
     return np.linspace(0, len(frames) - 1, most).round().astype(int)
 
 
-def in_batches(frames: Frames, chosen: Sequence[int], size: int) -> Iterator[dict[str, Tensor]]:
+def in_batches(
+    frames: Frames, chosen: Sequence[int] | np.ndarray, size: int
+) -> Iterator[dict[str, Tensor]]:
     """The frames ``chosen`` as recorded, in batches of at most ``size``."""
     for at in range(0, len(chosen), size):
         yield collate([frames.load(int(i)) for i in chosen[at : at + size]])

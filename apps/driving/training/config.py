@@ -120,7 +120,7 @@ class Recipe(StrictModel):
     grad_clip: float | None = Field(5.0, gt=0)
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
-    precision: Literal["float32", "bf16", "auto"] = "float32"
+    precision: Literal["float32", "bf16", "auto"] = "auto"  # bf16 where it is fast
     accumulate: int = Field(1, ge=1)
 
     weights: Weights = Weights()

@@ -46,6 +46,7 @@ from core.progress import Progress, SilentProgress
 from core.reporting import environment
 from core.training import FitResult, TrainConfig, fit, load_weights
 from core.training.checkpoint import read_state
+from core.training.config import RESUMABLE
 from core.training.seeding import derive, seeded
 from core.weights.folder import METADATA, TENSORS, load_state
 
@@ -179,12 +180,19 @@ def train(
         lambda: in_batches(held_out, chosen, recipe.batch),
     )
     described = _data(dataset, split.train, split.val, frames, held_out)
+    # What must be the same on resume, by names that an error can tell.
     context = {
+        "balance": balance,
+        "data": dataset.digest,
         "model": about.model_dump(mode="json"),
         "origin": origin,
-        "data": {"digest": dataset.digest, "split": described["split_sha256"]},
-        "balance": balance,
-        "recipe": recipe.model_dump(mode="json", exclude={"save_minutes", "log_every"}),
+        "seed": seed,
+        "validation_towns": described["towns"]["val"],
+        "validation_routes": described["split_sha256"],
+    } | {
+        f"recipe.{name}": value
+        for name, value in recipe.model_dump(mode="json").items()
+        if name not in RESUMABLE
     }
     result = fit(
         trainee,
@@ -208,7 +216,9 @@ def train(
         "best_step": read_state(result.best).step,
         "origin": origin,
         "balance": balance,
-        "weights": dict(zip(TASKS, balancing.current().tolist())),
+        "weights": {
+            name: round(weight, 6) for name, weight in zip(TASKS, balancing.current().tolist())
+        },
         "recipe": recipe.model_dump(mode="json"),
         "data": described,
         "parameters": sum(p.numel() for p in driver.parameters()),
