@@ -22,12 +22,14 @@ from apps.driving.evaluation.scores import KINDS, Infraction, score_route
 from core.errors import ResourceError, TriptychError
 
 if TYPE_CHECKING:
+    import carla
+
     from apps.driving.routes.files import RouteSpec
     from apps.driving.routes.plan import Plan
     from apps.driving.simulator.session import Session
 
 BLIND_DECISIONS = 10  # without a picture, one after the other: then the route is given up
-PATIENCE_S = 10.0  # for a picture
+PATIENCE_S = 5.0  # for a picture
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,11 @@ class _Run:
                 due = self._cameras.due(snapshot.frame)
             ticks += 1
             if due:
-                self._decide(snapshot.frame, watch)
+                self._decide(snapshot, watch)
 
-    def _decide(self, frame: int, watch: Sequence[Callable[[Moment], None]]) -> None:
+    def _decide(
+        self, snapshot: carla.WorldSnapshot, watch: Sequence[Callable[[Moment], None]]
+    ) -> None:
         import carla
 
         from apps.driving.simulator.cameras import SensorMissing, observe
@@ -225,7 +229,7 @@ class _Run:
         frames = None
         if self._cameras is not None:
             try:
-                frames = self._cameras.read(frame, PATIENCE_S)
+                frames = self._cameras.read(snapshot.frame, PATIENCE_S)
                 self._blind_now = 0
             except SensorMissing:
                 self.blind += 1
@@ -234,7 +238,7 @@ class _Run:
                     raise
                 self.ego.apply_control(carla.VehicleControl(brake=1.0))
                 return
-        observation = observe(self.session, self.ego, self._navigator, frames)
+        observation = observe(self.session, self.ego, self._navigator, frames, snapshot)
         began = time.perf_counter()
         decision = self._asked(lambda: self.agent.act(observation))
         self.decision_ms.append(1e3 * (time.perf_counter() - began))

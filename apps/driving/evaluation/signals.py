@@ -140,10 +140,10 @@ class StopSigns:
 
         found = [self._map.get_waypoint(carla.Location(state.x, state.y, state.z))]
         for _ in range(int(NEAR_STOP / STEP)):
-            following = found[-1].next(STEP)
-            if not following:
+            following = _following(found[-1])
+            if following is None:
                 break
-            found.append(following[0])
+            found.append(following)
         return found
 
 
@@ -197,11 +197,18 @@ def stop_lines(light: Any, town: carla.Map) -> list[StopLine]:
 
 def _last_before_junction(waypoint: Any) -> Any:
     while not waypoint.is_junction:
-        following = waypoint.next(STEP)
-        if not following or following[0].is_junction:
+        following = _following(waypoint)
+        if following is None or following.is_junction:
             break
-        waypoint = following[0]
+        waypoint = following
     return waypoint
+
+
+def _following(waypoint: Any) -> Any | None:
+    """The lane's next waypoint. CARLA's map links some lanes to the wrong end of another road."""
+    at = waypoint.transform.location
+    found = [w for w in waypoint.next(STEP) if at.distance(w.transform.location) < 10 * STEP]
+    return found[0] if found else None
 
 
 def _line(waypoint: Any) -> StopLine:

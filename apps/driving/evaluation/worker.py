@@ -85,7 +85,7 @@ def work(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         require_town(specs, session.town, job.town)
         planner = Planner(session.map)
         if job.check:
-            return {"lengths": {s.id: _plan(planner, s).length for s in specs}}
+            return {"lengths": {s.id: planner.plan_route(s).length for s in specs}}
         spec = specs[0]
         weather = job.weather or spec.weather
         if weather:
@@ -97,7 +97,7 @@ def work(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             result = drive_route(
                 session,
                 spec,
-                _plan(planner, spec),
+                planner.plan_route(spec),
                 agent,
                 seed=job.seed,
                 interval=job.interval,
@@ -121,13 +121,6 @@ def require_town(specs: list[RouteSpec], town: str, given: str) -> None:
 def plain_name(town: str) -> str:
     """A town's name without folders, case and CARLA's suffix for layered maps."""
     return town.rsplit("/", 1)[-1].lower().replace(":", "").removesuffix("_opt")
-
-
-def _plan(planner: Any, spec: RouteSpec) -> Any:
-    try:
-        return planner.plan(spec.waypoints)
-    except DataError as error:
-        raise DataError(f"route {spec.id}: {error}") from error
 
 
 def _tuples(route: dict[str, Any]) -> dict[str, Any]:
