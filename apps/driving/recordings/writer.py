@@ -95,6 +95,15 @@ class Recorder:
         (self._hidden / layout.MEASUREMENTS / f"{number}.json").write_text(text, encoding="utf-8")
         self.frames += 1
 
+    def drop(self, count: int) -> None:
+        """Take the last ``count`` frames back, as far as there are so many."""
+        assert self._hidden is not None, "use it in a with statement"
+        for _ in range(min(count, self.frames)):
+            self.frames -= 1
+            for kind in layout.PICTURES:
+                (self._hidden / kind / f"{self.frames:04d}.png").unlink()
+            (self._hidden / layout.MEASUREMENTS / f"{self.frames:04d}.json").unlink()
+
     def finish(self, **facts: Any) -> None:
         """Add what is known only now to route.json."""
         self._about.update(facts)
