@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import carla
 
 TRAFFIC_MANAGER_PORT = 8000
-_WHEELS = "4"
 
 
 @contextmanager
@@ -43,7 +42,7 @@ def session(
     step: float,
     timeout: float,
 ) -> Iterator[Session]:
-    """See ``open_session``. What the session spawned is the caller's to destroy before this ends."""
+    """See ``open_session``."""
     if not 0 < port < 65536:
         raise UsageError(f"port {port}: give 1 to 65535")
     client = connect(host, port, timeout)
@@ -55,6 +54,7 @@ def session(
     except RuntimeError as error:
         raise explain(error, address) from error
     opened = Session(client, address=address, embedded=False, step=step, timeout=timeout)
+    opened.town = _name(town)  # a map built from a file is called OpenDriveMap
     crowd = _Crowd(opened, seed)
     try:
         synchronous(opened, step)
@@ -70,8 +70,7 @@ def session(
 
 def _load(client: carla.Client, town: str | Path, timeout: float) -> None:
     """Make ``town`` the simulator's world, if it is not already."""
-    name = Path(town).stem if str(town).endswith(".xodr") else str(town)
-    wanted = plain_town(name)
+    wanted = _name(town)
     now = client.get_world().get_map().name
     if plain_town(now) == wanted:
         return
@@ -80,12 +79,20 @@ def _load(client: carla.Client, town: str | Path, timeout: float) -> None:
     try:
         if wanted in known:
             client.load_world(known[wanted])
-        elif str(town).endswith(".xodr") or str(town).startswith(PROCEDURAL):
+        elif str(town).lower().endswith(".xodr") or str(town).startswith(PROCEDURAL):
             client.generate_opendrive_world(_opendrive(town))
         else:
-            raise DataError(unknown("town", name, known))
+            raise DataError(unknown("town", wanted, known))
     finally:
         client.set_timeout(timeout)
+
+
+def _name(town: str | Path) -> str:
+    """As the embedded world would call it: ``Town01`` of a file, ``Procedural3`` of a seed."""
+    given = str(town)
+    if given.startswith(PROCEDURAL):
+        return f"Procedural{given.removeprefix(PROCEDURAL)}"
+    return Path(given).stem if given.lower().endswith(".xodr") else plain_town(given)
 
 
 def _opendrive(town: str | Path) -> str:
@@ -111,6 +118,7 @@ class _Crowd:
         self._session = session
         self._seed = seed
         self._manager: Any = None
+        self._cars: list[Any] = []
 
     def spawn(self, vehicles: int, walkers: int) -> None:
         """As many as there is room for; the world is synchronous already."""
@@ -134,12 +142,13 @@ class _Crowd:
         names = sorted(
             blueprint.id
             for blueprint in self._session.world.get_blueprint_library().filter("vehicle.*")
-            if blueprint.get_attribute("number_of_wheels").as_str() == _WHEELS
+            if blueprint.get_attribute("number_of_wheels").as_int() == 4
         )
         with suppress(TriptychError):  # somebody stands there
             car = self._session.spawn(
                 names[int(rng.integers(len(names)))], place, role_name="autopilot"
             )
+            self._cars.append(car)
             self._session.ask(car.set_autopilot, True, TRAFFIC_MANAGER_PORT)
 
     def _walker(self, rng: np.random.Generator) -> None:
@@ -164,7 +173,15 @@ class _Crowd:
             controller.set_max_speed(float(rng.uniform(1.0, 1.8)))
 
     def close(self) -> None:
-        """The manager leaves its mode; its cars are the session's and are destroyed by that."""
-        if self._manager is not None:
-            with suppress(RuntimeError):
-                self._manager.set_synchronous_mode(False)
+        """Take the cars from the manager, which would ask those that are gone, and end its mode.
+
+        The manager itself stays: it may be somebody else's.
+        """
+        if self._manager is None:
+            return
+        with suppress(RuntimeError, TriptychError):
+            for car in self._cars:
+                car.set_autopilot(False, TRAFFIC_MANAGER_PORT)
+            self._session.tick()
+        with suppress(RuntimeError):
+            self._manager.set_synchronous_mode(False)

@@ -298,6 +298,7 @@ def open_session(
                 timeout=timeout,
             )
             synchronous(session, step)
+            stack.callback(session.close)
         else:
             from apps.driving.simulator import remote
 
@@ -313,7 +314,6 @@ def open_session(
                     timeout=timeout,
                 )
             )
-        stack.callback(session.close)
         yield session
 
 
