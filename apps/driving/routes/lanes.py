@@ -28,8 +28,7 @@ STEP_M = 1.0
 RIGHT, LEFT = 1, 2  # bits of carla.LaneChange
 CHANGE_M = 12.0  # the shortest stretch in which a lane is changed
 CHANGE_COST_M = 15.0
-# CARLA's topology joins the wrong ends of a road that leaves a junction and returns to it.
-_GAP_M = 5.0
+_MEETS_M = 0.02  # lanes' points that are nearer than this are one
 
 Key = tuple[int, int, int]
 
@@ -78,16 +77,11 @@ class Lanes:
 
     def __init__(self, map: carla.Map) -> None:
         self.town = map.name.rpartition("/")[2]
-        topology = map.get_topology()
-        self.lanes = _read(map, topology)
+        self.lanes, links = _read(map)
         self.graph = nx.DiGraph()
         self.graph.add_nodes_from(self.lanes)
-        for before, after in topology:
-            a, b = (self.lanes.get(_key(way)) for way in (before, after))
-            if a is not None and b is not None:
-                gap = float(np.hypot(*(b.xy[0] - a.xy[-1])))
-                if gap <= _GAP_M:
-                    self.graph.add_edge(a.key, b.key, weight=a.length + gap, side=0)
+        for before, after in links:
+            self.graph.add_edge(before, after, weight=self.lanes[before].length, side=0)
         for lane in self.lanes.values():
             for side in (RIGHT, LEFT) if lane.junction < 0 else ():
                 other = self.lanes.get(lane.beside(side))
@@ -170,8 +164,8 @@ def _row(way: carla.Waypoint) -> tuple[float, ...]:
     return (way.s, place.x, place.y, place.z, pose.rotation.yaw, int(way.lane_change))
 
 
-def _read(map: carla.Map, topology: list[tuple[carla.Waypoint, carla.Waypoint]]) -> dict[Key, Lane]:
-    """Lanes in the order in which CARLA names them, each from its very beginning to its end.
+def _read(map: carla.Map) -> tuple[dict[Key, Lane], list[tuple[Key, Key]]]:
+    """Lanes in the order in which CARLA names them, from beginning to end, and what follows what.
 
     ``generate_waypoints`` samples roads from their beginning on: it misses up to a step at the end of
     a section, which the topology's waypoints, that stand at the lanes' beginnings, fill.
@@ -187,31 +181,43 @@ def _read(map: carla.Map, topology: list[tuple[carla.Waypoint, carla.Waypoint]])
         key: np.array(sorted(points, reverse=key[2] > 0)).reshape(-1, 6)
         for key, points in rows.items()
     }
-    for before, after in topology:
-        for way in (before, after):
-            key = _key(way)
-            if key in tables:
-                tables[key] = _joined(np.array([_row(way)]), tables[key])
-    starts = {key: table[:1] for key, table in tables.items()}
-    for before, after in topology:
-        a, b = _key(before), _key(after)
-        if a in tables and b in tables:
-            end = starts[b].copy()
-            # Of the next lane only the place counts here.
-            end[0, 0] = tables[a][-1, 0]
-            end[0, 4:] = tables[a][-1, 4:]
-            gap = np.hypot(*(end[0, 1:3] - tables[a][-1, 1:3]))
-            end[0, 0] += -gap if a[2] > 0 else gap
-            tables[a] = _joined(tables[a], end)
-    return {key: _lane(key, junctions[key], table) for key, table in tables.items()}
+    pairs = [(a, b) for a, b in map.get_topology() if _key(a) in tables and _key(b) in tables]
+    for way in (way for pair in pairs for way in pair):
+        key = _key(way)
+        first = np.array([_row(way)])
+        if _follows(first[0], tables[key][0]) and _apart(first[0], tables[key][0]) > _MEETS_M:
+            tables[key] = np.concatenate([first, tables[key]])
+    starts = {key: table[0].copy() for key, table in tables.items()}
+    links = []
+    for a, b in ((_key(before), _key(after)) for before, after in pairs):
+        last = tables[a][-1]
+        if not _follows(last, starts[b]):
+            continue
+        links.append((a, b))
+        gap = _apart(last, starts[b])
+        if gap > _MEETS_M:
+            end = last.copy()
+            end[0] += -gap if a[2] > 0 else gap
+            end[1:4] = starts[b][1:4]
+            tables[a] = np.concatenate([tables[a], end[None]])
+    return {key: _lane(key, junctions[key], table) for key, table in tables.items()}, links
 
 
-def _joined(first: np.ndarray, then: np.ndarray) -> np.ndarray:
-    """Two runs of rows in one, unless they already meet or are no neighbours."""
-    gap = float(np.hypot(*(then[0, 1:3] - first[-1, 1:3])))
-    if 0.02 < gap <= _GAP_M:
-        return np.concatenate([first, then])
-    return then if len(then) > len(first) else first
+def _apart(row: np.ndarray, other: np.ndarray) -> float:
+    return float(np.hypot(*(other[1:3] - row[1:3])))
+
+
+def _follows(row: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a lane's point may be the next after another: just ahead, heading the same way.
+
+    CARLA's topology joins the wrong ends of a road that leaves a junction and returns to it.
+    """
+    yaw = math.radians(row[4])
+    x, y = after[1:3] - row[1:3]
+    ahead = x * math.cos(yaw) + y * math.sin(yaw)
+    across = y * math.cos(yaw) - x * math.sin(yaw)
+    turned = abs((after[4] - row[4] + 180.0) % 360.0 - 180.0)
+    return -0.5 < ahead < 2.5 * STEP_M and abs(across) < 1.0 and turned < 45.0
 
 
 def _lane(key: Key, junction: int, table: np.ndarray) -> Lane:

@@ -14,7 +14,7 @@ import numpy as np
 
 from apps.driving.agents.base import Command
 from apps.driving.routes.files import RouteSpec
-from apps.driving.routes.lanes import Lane
+from apps.driving.routes.lanes import LEFT, RIGHT, Lane
 from apps.driving.routes.planner import Planner
 from core.errors import DataError, UsageError
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _ATTEMPTS = 60  # for a route; towns with many dead ends need some
 _CLEAR_OF_JUNCTIONS_M = 6.0
 _TOLERANCE_M = 20.0  # that a plan may differ from the walk, at changes of lanes
+_CHANGES_OF = 0.4  # the share of stretches with room for a change of lanes where one is made
+_CHANGE_ROOM_M = 60.0
 _NUMBER = {"routes": 61, "weather": 62}
 
 SKIES: dict[str, dict[str, tuple[float, float]]] = {
@@ -158,6 +160,13 @@ def _walk(
                 break
             if gone > 0:
                 waypoints.append(_waypoint(here, min(clear[1], 10.0)))
+            side = (LEFT, RIGHT)[int(rng.integers(2))]
+            start, end = here.stretch(side, max(at, 10.0))
+            if end - start > _CHANGE_ROOM_M and rng.random() < _CHANGES_OF:
+                beside = lanes.lanes.get(here.beside(side))
+                if beside is not None and beside.length > end:
+                    waypoints.append(_waypoint(beside, start + _CHANGE_ROOM_M))
+                    key, here = beside.key, beside
         elif goal < -_TOLERANCE_M and gone > length[1]:
             return None
         following = sorted(lanes.following(key))
@@ -170,7 +179,7 @@ def _walk(
         if here.junction < 0 and options[choice] is not Command.LANE_FOLLOW:
             taken.append(options[choice])
         gone += here.length
-        key = following[choice]
+        key, at = following[choice], 0.0
     spec = RouteSpec(name, town, tuple(waypoints))
     try:
         plan = planner.plan_route(spec)
