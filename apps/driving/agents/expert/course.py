@@ -10,9 +10,9 @@ import numpy as np
 
 from apps.driving.routes.plan import Plan
 
-SIDEWAYS = 2.2  # m/s^2 in bends
+SIDEWAYS = 3.0  # m/s^2 in bends
 SLOWEST = 2.5  # m/s in the tightest
-GENTLE = 1.6  # m/s^2 of braking before bends and lower limits
+GENTLE = 2.0  # m/s^2 of braking before bends and lower limits
 BEND = 2  # points before and after that a bend is measured over: lanes join with kinks
 
 

@@ -36,7 +36,7 @@ SIGN_REACH = 1.7  # m before the place to stand at a stop sign: standing there c
 ROOM = 2.0  # m behind a junction that a car needs besides its length
 CREEPS = 2.5  # m/s: who is slower may be standing when we come
 PATIENCE = 25.0  # s, then a junction is entered although the way out is not free
-SHARE = 0.95  # of the limits
+SHARE = 1.0  # of the limits
 HOLDS = 0.3  # m/s^2 less than free driving: held back
 
 

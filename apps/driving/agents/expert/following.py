@@ -17,7 +17,7 @@ import numpy as np
 from apps.driving.agents.expert.course import Course
 from apps.driving.agents.expert.surroundings import Bodies
 
-ACCELERATION, COMFORT, HARDEST = 2.2, 2.5, 9.0  # A, B and the hardest braking, m/s^2
+ACCELERATION, COMFORT, HARDEST = 3.0, 2.5, 9.0  # A, B and the hardest braking, m/s^2
 HEADWAY, JAM = 1.2, 3.0  # T (s) and s0 (m)
 EAGER = 0.9  # 1/s: of the difference to the wished speed
 BESIDE = 0.35  # m of air beside what is passed
