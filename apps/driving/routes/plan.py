@@ -127,7 +127,9 @@ class Plan:
             changing = self.command[i] in _CHANGES
             changed = self.command[i] != self.command[i - 1]
             ends = changing and i + 1 < len(self) and self.command[i + 1] != self.command[i]
-            after_change = self.command[i - 1] in _CHANGES and not changing
+            after_change = (
+                self.command[i - 1] in _CHANGES and self.command[i] == Command.LANE_FOLLOW
+            )
             far = self.s[i] - since > spacing and not changing
             if (changed and not after_change) or ends or far or i == len(self) - 1:
                 kept.append(i)

@@ -7,7 +7,6 @@ bits, least significant in red, of 1000 m along the optical axis; a semantic tag
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ KINDS = {
 DEPTH_STEPS = (1 << 24) - 1
 FAR_M = 1000.0
 _KEPT = 8  # pictures of a camera that wait to be read
+_WARM_UP_TICKS = 20
 
 
 class SensorMissing(ResourceError):
@@ -55,7 +55,8 @@ class Cameras:
     """Every camera of ``rig`` once for each of ``kinds``, rigidly on ``ego``.
 
     Pictures come every ``every`` seconds of the world's time, or at every tick where that is less.
-    The first ones belong to the tick after this is made; ``due`` says which frames follow.
+    The first ones belong to the tick after this is made; ``due`` says which frames follow. A real
+    CARLA starts to send some ticks after it is asked to, and so many pass in here.
 
     Raises UsageError for an unknown kind or an interval that is no multiple of the session's step,
     ResourceError where a camera cannot be had.
@@ -80,7 +81,7 @@ class Cameras:
                 f"cameras every {every} s in steps of {session.step} s: give a multiple of the step"
             )
         self._session = session
-        self._first: int | None = None
+        self._first = 0
         self._pictures: dict[tuple[str, str], dict[int, Any]] = {}
         self._came = threading.Condition()
         self._sensors: list[Any] = []
@@ -116,8 +117,24 @@ class Cameras:
         self._pictures[kind, name] = {}
 
     def _start(self) -> None:
+        session = self._session
         for sensor, key in zip(self._sensors, self._pictures):
-            self._session.ask(sensor.listen, lambda image, key=key: self._receive(key, image))
+            session.ask(sensor.listen, lambda image, key=key: self._receive(key, image))
+        frame = session.ask(session.world.get_snapshot).frame
+        if not session.embedded:
+            # Listening is not acknowledged there; the embedded world waits for it before it ticks.
+            for _ in range(_WARM_UP_TICKS):
+                frame = session.tick().frame
+                if self._all(frame, 1.0):
+                    break
+        self._first = frame + 1
+
+    def _all(self, frame: int, timeout: float) -> bool:
+        """Whether every picture of a frame has come within ``timeout`` s."""
+        with self._came:
+            return self._came.wait_for(
+                lambda: all(frame in kept for kept in self._pictures.values()), timeout
+            )
 
     def _receive(self, key: tuple[str, str], image: Any) -> None:
         """Called by CARLA's threads."""
@@ -129,10 +146,8 @@ class Cameras:
             self._came.notify_all()
 
     def due(self, frame: int) -> bool:
-        """Whether pictures of this frame come; the first frame after the start is one."""
-        if self._first is None:
-            self._first = frame
-        return (frame - self._first) % self.period == 0
+        """Whether pictures of this frame come."""
+        return frame >= self._first and (frame - self._first) % self.period == 0
 
     def read(self, frame: int, timeout: float | None = None) -> Frames:
         """The pictures of a frame that is due, once they are all there.
@@ -140,18 +155,17 @@ class Cameras:
         Raises SensorMissing, naming the camera, when one does not come within ``timeout`` s (the
         session's by default) or is of another size than asked for.
         """
-        deadline = time.monotonic() + (self._session.timeout if timeout is None else timeout)
+        self._all(frame, self._session.timeout if timeout is None else timeout)
         with self._came:
-            while missing := [key for key, kept in self._pictures.items() if frame not in kept]:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._came.wait(left):
-                    kind, name = missing[0]
-                    newest = max(self._pictures[missing[0]], default=None)
-                    raise SensorMissing(
-                        f"camera '{name}' ({kind}) sent no picture for frame {frame}; "
-                        f"{'it never sent one' if newest is None else f'its last is {newest}'}: "
-                        "check the simulator, or allow it more time"
-                    )
+            missing = [key for key, kept in self._pictures.items() if frame not in kept]
+            if missing:
+                kind, name = missing[0]
+                newest = max(self._pictures[kind, name], default=None)
+                raise SensorMissing(
+                    f"camera '{name}' ({kind}) sent no picture for frame {frame}; "
+                    f"{'it has none' if newest is None else f'its last is of frame {newest}'}: "
+                    "check the simulator, or allow it more time"
+                )
             images = {key: kept.pop(frame) for key, kept in self._pictures.items()}
             for kept in self._pictures.values():
                 for old in [number for number in kept if number < frame]:

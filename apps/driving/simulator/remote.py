@@ -58,6 +58,7 @@ def session(
     crowd = _Crowd(opened, seed)
     try:
         synchronous(opened, step)
+        opened.tick()  # before it, actors are nowhere
         crowd.spawn(traffic, walkers)
         yield opened
     finally:

@@ -30,6 +30,7 @@ LOADING_S = 180.0  # a real CARLA takes up to a minute to load a large town
 CLEAR_M = 8.0  # around a car that is spawned
 LIFT_M = 0.3  # above the road: a car spawned in the road would be refused
 SETTLE_TICKS = 10
+OFF_ROAD_M = 10.0
 
 T = TypeVar("T")
 
@@ -145,8 +146,8 @@ class Session:
         import carla
 
         if isinstance(place, carla.Transform):
-            at, yaw = place.location, place.rotation.yaw
-            given: float | None = yaw
+            at = carla.Location(place.location.x, place.location.y, place.location.z)
+            given: float | None = place.rotation.yaw
         else:
             numbers = [float(v) for v in place]
             if not 2 <= len(numbers) <= 4 or not all(math.isfinite(v) for v in numbers):
@@ -154,10 +155,15 @@ class Session:
             at = carla.Location(numbers[0], numbers[1], numbers[2] if len(numbers) > 2 else 0.0)
             given = numbers[3] if len(numbers) > 3 else None
         road = self.map.get_waypoint(at)
+        for _ in range(3):  # the nearest lane in space: with a wrong height it may be another one
+            if road is not None:
+                at.z = road.transform.location.z
+                road = self.map.get_waypoint(at)
         gap = math.inf if road is None else math.hypot(*_flat(road.transform.location, at))
-        if gap > 10.0:
+        if gap > OFF_ROAD_M:
             raise DataError(
-                f"start ({at.x:.1f}, {at.y:.1f}): no driving lane of {self.town} within 10 m"
+                f"start ({at.x:.1f}, {at.y:.1f}): no driving lane of {self.town} within "
+                f"{OFF_ROAD_M:.0f} m"
             )
         self._clear(at)
         yaw = road.transform.rotation.yaw if given is None else given
@@ -297,8 +303,9 @@ def open_session(
                 step=step,
                 timeout=timeout,
             )
-            synchronous(session, step)
             stack.callback(session.close)
+            synchronous(session, step)
+            session.tick()  # before it, actors are nowhere
         else:
             from apps.driving.simulator import remote
 
