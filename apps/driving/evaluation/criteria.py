@@ -42,10 +42,13 @@ class EgoGone(ResourceError):
 
 @dataclass(frozen=True)
 class CriteriaOptions:
-    """``blocked_after`` s of standing end a route; ``min_speed`` compares the car with the traffic."""
+    """``blocked_after`` s of standing end a route. ``min_speed`` counts quarters of a route driven
+    slower than the traffic as infractions; without it they are measured alone: a route of half a
+    kilometre has one or two red lights, and which quarter they fall into, and who else waits there,
+    would decide (the Leaderboard's own routes are ten times as long)."""
 
     blocked_after: float = 180.0
-    min_speed: bool = True
+    min_speed: bool = False
 
 
 class Criteria:
@@ -75,7 +78,9 @@ class Criteria:
             Blocked(options.blocked_after),
             Timeout(plan, self.progress),
         )
-        self._speed = MinimumSpeed(world, ego, self.progress) if options.min_speed else None
+        self._speed = MinimumSpeed(world, ego, self.progress)
+        self._counts_speed = options.min_speed
+        self.slow: list[Infraction] = []  # by speed; also among the infractions where they count
         self._collisions = Collisions(world, ego)  # the last: it spawns a sensor
 
     @property
@@ -86,7 +91,7 @@ class Criteria:
     @property
     def traffic_speed(self) -> tuple[float, ...]:
         """Mean speed in percent of the traffic's, for each quarter of the route that has ended."""
-        return tuple(self._speed.percentages) if self._speed is not None else ()
+        return tuple(self._speed.percentages)
 
     @property
     def over(self) -> bool:
@@ -118,8 +123,7 @@ class Criteria:
             *self._red_lights.update(state),
             *self._stop_signs.update(state),
         ]
-        if self._speed is not None:
-            found += self._speed.update(state, snapshot)
+        found += self._slow(self._speed.update(state, snapshot))
         for ending in self._endings:
             ended = ending.update(state)
             if ended and not self.progress.arrived and self.ended_by is None:
@@ -134,7 +138,10 @@ class Criteria:
         if self.state is not None and not self._finished:
             self._finished = True
             self.infractions += self._collisions.update(self.state)
-            if self._speed is not None:
-                self.infractions += self._speed.finish(self.state)
+            self.infractions += self._slow(self._speed.finish(self.state))
             self.infractions += self._lanes.infractions()
         return tuple(self.infractions)
+
+    def _slow(self, found: list[Infraction]) -> list[Infraction]:
+        self.slow += found
+        return found if self._counts_speed else []

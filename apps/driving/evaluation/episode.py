@@ -18,7 +18,7 @@ import numpy as np
 
 from apps.driving.agents.base import Agent, Decision, Drive, Observation
 from apps.driving.evaluation.criteria import Criteria, CriteriaOptions
-from apps.driving.evaluation.scores import KINDS, Infraction, score_route
+from apps.driving.evaluation.scores import KINDS, Infraction, driving_score_2_1, score_route
 from core.errors import ResourceError, TriptychError
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class RouteResult:
     ``wall_s`` of ours. ``decision_ms``: the agent's own time, mean and 95th percentile.
     ``interventions``: how many decisions a supervisor changed, by its reason. ``blind``: decisions
     for which a picture did not come, in which the car was braked instead. ``traffic_speed``: mean
-    speed in percent of the traffic's, by quarter of the route.
+    speed in percent of the traffic's, by quarter of the route; ``slow``: the infractions that follow
+    from it, where they are not among ``infractions``.
     """
 
     route: str
@@ -69,12 +70,16 @@ class RouteResult:
     interventions: Mapping[str, int] = field(default_factory=dict)
     blind: int = 0
     traffic_speed: Sequence[float] = ()
+    slow: tuple[Infraction, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: scores by each formula, infractions by kind."""
         by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for infraction in self.infractions:
             by_kind[infraction.kind].append(infraction.as_dict())
+        scores = score_route(self.completion, self.infractions)
+        counted = (*self.infractions, *self.slow)
+        scores["driving_score_2_1_min_speed"] = driving_score_2_1(self.completion, counted)
         return {
             "route": self.route,
             "town": self.town,
@@ -82,7 +87,7 @@ class RouteResult:
             "seed": self.seed,
             "status": self.status,
             "error": self.error,
-            **{k: round(v, 4) for k, v in score_route(self.completion, self.infractions).items()},
+            **{key: round(value, 4) for key, value in scores.items()},
             "length_m": round(self.length, 1),
             "duration_s": round(self.duration, 2),
             "wall_s": round(self.wall_s, 2),
@@ -152,6 +157,7 @@ def drive_route(
         interventions=dict(sorted(run.interventions.items())),
         blind=run.blind,
         traffic_speed=run.criteria.traffic_speed,
+        slow=tuple(found for found in run.criteria.slow if found not in infractions),
     )
 
 

@@ -22,7 +22,13 @@ import numpy as np
 from apps.driving.evaluation.scores import KINDS
 
 RESAMPLES = 4000
-SCORES = ("driving_score_2_1", "driving_score_2_0", "driving_score_1_0", "route_completion")
+SCORES = (
+    "driving_score_2_1",
+    "driving_score_2_1_min_speed",
+    "driving_score_2_0",
+    "driving_score_1_0",
+    "route_completion",
+)
 CRASHED = "failed: simulation crashed"
 
 

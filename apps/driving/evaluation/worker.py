@@ -51,7 +51,7 @@ class Job:
     weather: dict[str, float] | None = None
     interval: float = 0.1
     blocked_after: float = 180.0
-    min_speed: bool = True
+    min_speed: bool = False
     renderer: str = "numpy"
     device: str = "cpu"
     threads: int | None = None
