@@ -128,9 +128,7 @@ class ModelConfig(StrictModel):
             raise ValueError(str(error)) from error
         for camera in rig.cameras:
             for name, number in vars(camera).items():
-                if name != "name" and not (
-                    isinstance(number, int | float) and abs(number) <= 4096
-                ):
+                if name != "name" and not (isinstance(number, int | float) and abs(number) <= 4096):
                     raise ValueError(
                         f"camera {camera.name!r} with {name} {number!r}: want a number up to 4096"
                     )

@@ -90,7 +90,9 @@ class AttentionFusion(nn.Module):
         self.asked = nn.Parameter(0.2 * torch.randn(1, self.queries, D))
         self.told = nn.Linear(MEASURED, D)
         self.norm_q, self.norm_kv, self.norm = (nn.LayerNorm(D) for _ in range(3))
-        self.q, self.k, self.v, self.proj = (nn.Linear(D, D) for _ in range(4))
+        # A bias of the keys would add the same to all of a query's scores.
+        self.q, self.v, self.proj = (nn.Linear(D, D) for _ in range(3))
+        self.k = nn.Linear(D, D, bias=False)
         self.near = nn.Conv2d(other, self.spread, 1)
         self.out = nn.Sequential(
             nn.Linear(self.queries * D + self.spread * grids[1][0] * grids[1][1], dim),
