@@ -78,7 +78,7 @@ class Localizer:
         self.position: np.ndarray | None = None
         self.heading = 0.0
         self.speed = 0.0
-        self._time = 0.0
+        self._time: float | None = None
         self._off = 0
 
     def step(
@@ -101,7 +101,7 @@ class Localizer:
                 return self.start, self.heading, self.speed
             self.position = seen
         angle = np.radians(self.heading)
-        way = self.speed * max(0.0, time - self._time) if self._time else 0.0
+        way = 0.0 if self._time is None else self.speed * max(0.0, time - self._time)
         self._time = time
         self.position = self.position + way * np.array([np.cos(angle), np.sin(angle)])
         if np.isfinite(seen).all():
