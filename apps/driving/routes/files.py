@@ -160,6 +160,14 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise DataError("has a document type definition; remove it")
 
 
+def parse_xml(text: str | bytes) -> ElementTree.Element:
+    """The root of a document. DataError where it is no XML or has a document type definition."""
+    try:
+        return ElementTree.fromstring(text, ElementTree.XMLParser(target=_NoDoctype()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # an encoding nobody knows
+        raise DataError(f"is not XML ({error})") from None
+
+
 def _parse(path: Path) -> ElementTree.Element:
     try:
         if not path.is_file():
@@ -173,11 +181,9 @@ def _parse(path: Path) -> ElementTree.Element:
     if not raw.strip():
         raise DataError(f"{path}: empty; give a route file (.xml)")
     try:
-        return ElementTree.fromstring(raw, ElementTree.XMLParser(target=_NoDoctype()))
+        return parse_xml(raw)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # an encoding nobody knows
-        raise DataError(f"{path}: is not XML ({error}); give a route file") from None
 
 
 def _route(name: str, element: ElementTree.Element) -> RouteSpec:

@@ -5,23 +5,28 @@ has it, in the direction of travel. CARLA's topology says which lane follows whi
 
 Speed limits are those of the signs of type 274 in km/h (CARLA's vehicles read the number alone,
 whatever unit its towns' files name). A sign holds downstream until the next; where ways from two
-signs meet the nearer one wins; a lane that no sign leads to has that of the lane beside it, or else
-30 km/h, which CARLA gives a vehicle that has met no sign.
+signs meet the nearer one wins; a lane that no sign leads to has that of the lane beside it. Where no
+sign leads to at all, as in Town10HD, the records of the roads in the map's text hold and what lies
+downstream of them; else 30 km/h, which CARLA gives a vehicle that has met no sign.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import networkx as nx
 import numpy as np
 
+from apps.driving.routes.files import parse_xml
+
 if TYPE_CHECKING:
     import carla
 
+_PER_UNIT = {"km/h": 1 / 3.6, "mph": 0.44704}  # m/s where no unit is given
 DEFAULT_LIMIT = 30 / 3.6  # m/s
 SPEED_SIGN = "274"
 STEP_M = 1.0
@@ -102,35 +107,38 @@ class Lanes:
         at: dict[Key, list[tuple[float, float]]] = {}
         for sign in map.get_all_landmarks_of_type(SPEED_SIGN):
             value = float(sign.value)
-            if not 0 < value < 300:
-                continue
-            for key, s in self._held(sign):
-                at.setdefault(key, []).append((s, value / 3.6))
-        ends: dict[Key, float] = {}
-        for key, signs in at.items():
-            ends[key] = max(signs)[1]
+            if 0 < value < 300:
+                for key, s in self._held(sign):
+                    at.setdefault(key, []).append((s, value / 3.6))
+        ends = {key: max(signs)[1] for key, signs in at.items()}  # the last sign's
         begins: dict[Key, float] = {}
+        self._spread(begins, ends)
+        if len(ends) < len(self.lanes):
+            records = _records(map.to_opendrive())
+            new = {key: records[key[0]] for key in self.lanes if key[0] in records}
+            begins, ends = {**new, **begins}, {**new, **ends}
+            self._spread(begins, ends)
+        for key, lane in self.lanes.items():
+            lane.limit = np.full(len(lane.s), begins.get(key, ends.get(key, DEFAULT_LIMIT)))
+            for s, value in sorted(at.get(key, [])):
+                lane.limit[lane.s >= s - STEP_M] = value
+
+    def _spread(self, begins: dict[Key, float], ends: dict[Key, float]) -> None:
+        """Carry limits at lanes' ends on to lanes without one, breadth first: the nearest wins."""
         todo = deque(ends)
-        while True:
+        while todo:
             while todo:
                 key = todo.popleft()
                 for after in self.following(key):
-                    if after not in begins:
-                        begins[after] = ends[key]
-                        if after not in ends:
-                            ends[after] = ends[key]
-                            todo.append(after)
+                    begins.setdefault(after, ends[key])
+                    if after not in ends:
+                        ends[after] = ends[key]
+                        todo.append(after)
             for key, lane in self.lanes.items():
                 beside = [ends[k] for k in (lane.beside(LEFT), lane.beside(RIGHT)) if k in ends]
                 if key not in ends and beside:
                     ends[key] = begins[key] = beside[0]
                     todo.append(key)
-            if not todo:
-                break
-        for key, lane in self.lanes.items():
-            lane.limit = np.full(len(lane.s), begins.get(key, ends.get(key, DEFAULT_LIMIT)))
-            for s, value in sorted(at.get(key, [])):
-                lane.limit[lane.s >= s - STEP_M] = value
 
     def _held(self, sign: carla.Landmark) -> list[tuple[Key, float]]:
         """Lanes that a sign holds for, and where on them it stands."""
@@ -151,6 +159,19 @@ class Lanes:
                 s = sign.s - low if number < 0 else high - sign.s
                 found.append((lane.key, min(max(s, 0.0), lane.length)))
         return found
+
+
+def _records(text: str) -> dict[int, float]:
+    """m/s that a map's text gives whole roads, by their ids; the first record of each road."""
+    found = {}
+    for road in parse_xml(text).iter("road"):
+        speed = road.find("type/speed")
+        if speed is not None:
+            with suppress(ValueError):  # "no limit", "undefined"
+                limit = float(speed.get("max", "")) * _PER_UNIT.get(speed.get("unit", ""), 1.0)
+                if 0 < limit < 90:
+                    found[int(road.get("id", ""))] = limit
+    return found
 
 
 def _key(way: carla.Waypoint) -> Key:
