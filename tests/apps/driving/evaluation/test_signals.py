@@ -72,7 +72,6 @@ def carried(session, poses: list[carla.Transform], stand_at: int | None = None) 
     start = poses[0]
     ego = session.spawn_ego((start.location.x, start.location.y, 0.0, start.rotation.yaw))
     try:
-        ego.set_simulate_physics(False)
         criteria = Criteria(session.world, session.map, ego, plan_of(poses))
         found = []
         for i, pose in enumerate(poses):
@@ -110,7 +109,7 @@ def village():
 def test_a_stop_line_lies_across_the_lane_at_its_end(town01):
     town01.tick()
     lights = list(town01.world.get_actors().filter("traffic.traffic_light"))
-    assert len(lights) == 36 or len(lights) > 0
+    assert lights
     for light in lights:
         for line in stop_lines(light, town01.map):
             across = np.subtract(line.right, line.left)
