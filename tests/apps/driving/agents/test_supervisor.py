@@ -181,7 +181,7 @@ BROKEN[2] = np.nan
         ({"speed": float("nan")}, "not a number"),
         ({"target": np.array([np.nan, 0.0])}, "not a number"),
         ({"position": np.array([np.inf, 0.0])}, "not a number"),
-        ({"frame": 3}, "frame 3 again"),
+        ({"frame": 3}, "same frame"),
     ],
 )
 def test_bad_sensors_brake_and_are_named(change: dict[str, Any], text: str) -> None:
