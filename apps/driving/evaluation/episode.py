@@ -242,14 +242,14 @@ class _Run:
                 self._blind_now += 1
                 if self._blind_now >= BLIND_DECISIONS:
                     raise
-                self.ego.apply_control(carla.VehicleControl(brake=1.0))
+                self.session.ask(self.ego.apply_control, carla.VehicleControl(brake=1.0))
                 return
         observation = observe(self.session, self.ego, self._navigator, frames, snapshot)
         began = time.perf_counter()
         decision = self._asked(lambda: self.agent.act(observation))
         self.decision_ms.append(1e3 * (time.perf_counter() - began))
         self.interventions.update(decision.interventions)
-        self.ego.apply_control(control(decision))
+        self.session.ask(self.ego.apply_control, control(decision))
         for watcher in watch:
             watcher(Moment(observation, decision, self.criteria))
 

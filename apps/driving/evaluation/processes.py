@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,7 @@ from core.errors import DataError, ResourceError, TriptychError, UsageError
 from core.reporting import ROOT
 
 SILENCE_S = 180.0  # the longest a good worker is silent: CARLA may take a minute to load a town
+WORKER = (sys.executable, "-m", "apps.driving.evaluation.worker")
 LINE = 2**24  # bytes
 SIMULATOR = {"SimulatorGone", "SensorMissing", "EgoGone"}  # errors that are no fault of the input
 
@@ -32,8 +34,8 @@ class Lost(Exception):
 class Crew:
     """Starts workers and ends those that still run when the block does."""
 
-    def __init__(self, silence: float = SILENCE_S) -> None:
-        self._silence = silence
+    def __init__(self, silence: float = SILENCE_S, command: Sequence[str] = WORKER) -> None:
+        self._silence, self._command = silence, list(command)
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -65,7 +67,7 @@ class Crew:
             if self._stopped:
                 raise Lost("the run has ended")
             process = subprocess.Popen(
-                [sys.executable, "-m", "apps.driving.evaluation.worker"],
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -1,0 +1,100 @@
+"""The worker itself: real processes, a real embedded world, one that is killed under the car."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from apps.driving.evaluation.processes import Crew, Lost
+from apps.driving.evaluation.runner import drive
+from apps.driving.evaluation.worker import Job, plain_name, require_town
+from apps.driving.routes.files import RouteSpec
+from apps.driving.routes.sampling import sample_routes
+from core.errors import DataError, UsageError
+
+ROOT = Path(__file__).resolve().parents[4]
+TOWN = "procedural:5"
+
+
+@pytest.fixture(scope="module")
+def route() -> RouteSpec:
+    import carla
+
+    from apps.driving.world.maps.procedural import generate
+
+    town = carla.Map("Procedural5", generate(5))
+    return sample_routes(town, "Procedural5", 1, 0, length=(60, 120))[0]
+
+
+def test_a_route_is_driven_filmed_and_reported(route, tmp_path):
+    report = drive(TOWN, [route], "expert", out=tmp_path / "out", traffic=4)
+    (row,) = report["routes"]
+    assert row["error"] is None
+    assert row["route_completion"] > 0
+    assert row["decisions"] > 20
+    assert (tmp_path / "out" / f"{route.id}.mp4").stat().st_size > 1000
+    again = drive(TOWN, [route], "expert", out=tmp_path / "again", traffic=4, video=False)
+    same = ("status", "route_completion", "duration_s", "decisions", "infractions", "traffic_speed")
+    assert {name: again["routes"][0][name] for name in same} == {name: row[name] for name in same}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "match"),
+    [
+        ({"town": "Town05"}, DataError, "is for Town05, but --town procedural:5"),
+        ({"waypoints": ((0.0, 0.0), (90000.0, 90000.0))}, DataError, "route"),
+    ],
+)
+def test_routes_that_cannot_be_driven_are_named_before_the_start(
+    route, tmp_path, changes, kind, match
+):
+    bad = RouteSpec(**{**asdict(route), "id": "bad", **changes})
+    with pytest.raises(kind, match=match) as caught:
+        drive(TOWN, [route, bad], "expert", out=tmp_path / "out", video=False)
+    assert "bad" in str(caught.value)
+    assert not list(tmp_path.glob("out/routes/*.json"))
+
+
+def test_an_unknown_agent_and_an_unknown_town_are_named(route, tmp_path):
+    with pytest.raises(UsageError, match="expret"):
+        drive(TOWN, [route], "expret", out=tmp_path / "one", video=False)
+    with pytest.raises((UsageError, DataError), match=r"Town99\.xodr"):
+        drive("Town99.xodr", [route], "expert", out=tmp_path / "two", video=False)
+
+
+def test_a_simulator_that_is_killed_under_the_car_loses_the_route(route):
+    command = [sys.executable, "apps/driving/run.py", "world", "--town", TOWN, "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--synchronous", "--quiet", "--json"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as world:  # fmt: skip
+        port = json.loads(world.stdout.readline())["port"]
+        job = Job(TOWN, [asdict(route)], "constant", host="127.0.0.1", port=port)
+        killer = threading.Timer(8.0, os.kill, (world.pid, signal.SIGKILL))
+        killer.start()
+        began = time.monotonic()
+        try:
+            with Crew() as crew, pytest.raises(Lost):
+                crew.do(job)
+        finally:
+            killer.cancel()
+            world.kill()
+    assert time.monotonic() - began < 120
+
+
+def test_towns_by_any_of_their_names():
+    assert plain_name("Carla/Maps/Town10HD_Opt") == plain_name("Town10HD")
+    assert plain_name("procedural:5") == plain_name("Procedural5")
+    spec = RouteSpec("r", "Town01", ((0.0, 0.0), (1.0, 1.0)))
+    require_town([spec], "Town01", "samples/Town01.xodr")
+    with pytest.raises(DataError, match="route r: is for Town01"):
+        require_town([spec], "Town02", "Town02.xodr")
