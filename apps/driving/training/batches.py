@@ -23,6 +23,7 @@ from torch import Tensor
 
 from apps.driving.training.augment import augment
 from apps.driving.training.config import AugmentConfig, Sampling
+from apps.driving.training.metrics import SECONDS
 from core.errors import DataError
 
 STANDING = 0.1
@@ -63,7 +64,7 @@ def split_routes(
     val_fraction: float = 0.1,
     seed: int = 0,
 ) -> Split:
-    """Whole routes to either side: ``val_towns``, or of each town every so many, by a seeded shuffle.
+    """Whole routes to either side: ``val_towns``, or ``val_fraction`` of each town's, drawn by ``seed``.
 
     Frames 0.5 s apart are almost the same picture, so a route is never on both sides; nor is a
     route of the same town and name from another folder, which may be a copy of it.
@@ -81,19 +82,7 @@ def split_routes(
             )
         held = {(r.town, r.name) for r in routes if r.town in set(val_towns)}
     else:
-        held = set()
-        for number, town in enumerate(towns):
-            names = sorted({r.name for r in routes if r.town == town})
-            order = np.random.default_rng([seed, 71, number]).permutation(len(names))
-            count = round(val_fraction * len(names))
-            held |= {(town, names[i]) for i in order[:count]}
-        if not held:  # few routes in each of many towns: one of them all
-            keys = sorted({(r.town, r.name) for r in routes})
-            held = (
-                {keys[int(np.random.default_rng([seed, 72]).integers(len(keys)))]}
-                if keys
-                else set()
-            )
+        held = _every_so_many(sorted({(r.town, r.name) for r in routes}), val_fraction, seed)
     train = tuple(r for r in routes if (r.town, r.name) not in held)
     val = tuple(r for r in routes if (r.town, r.name) in held)
     if not train or not val:
@@ -102,6 +91,25 @@ def split_routes(
             f"from and {len(val)} to validate on; record more routes, or other towns"
         )
     return Split(train, val)
+
+
+def _every_so_many(
+    keys: Sequence[tuple[str, str]], fraction: float, seed: int
+) -> set[tuple[str, str]]:
+    """``fraction`` of the (town, name)s, at least one: evenly spaced in an order that keeps towns
+    together, so that each gives its share, whether it has a hundred routes or three.
+    """
+    rng = np.random.default_rng([seed, 71])
+    towns = sorted({town for town, _ in keys})
+    order: list[tuple[str, str]] = []
+    for i in rng.permutation(len(towns)):
+        own = [key for key in keys if key[0] == towns[i]]
+        order += [own[j] for j in rng.permutation(len(own))]
+    count = min(len(order), max(1, round(fraction * len(order))))
+    if not count:
+        return set()
+    at = (np.arange(count) + rng.random()) / count * len(order)
+    return {order[int(i)] for i in at}
 
 
 @dataclass
@@ -121,6 +129,7 @@ class Frames:
     waypoints: np.ndarray = field(init=False)  # (n, T, 2)
     red_light: np.ndarray = field(init=False)
     stop_sign: np.ndarray = field(init=False)
+    yielding: np.ndarray = field(init=False)  # to a vehicle or a walker
 
     def __post_init__(self) -> None:
         sizes = [len(route) for route in self.routes]
@@ -132,6 +141,7 @@ class Frames:
         columns = [route.columns for route, size in zip(self.routes, sizes) if size]
         for name in ("speed", "command", "control", "red_light", "stop_sign"):
             setattr(self, name, np.concatenate([each[name] for each in columns]))
+        self.yielding = np.concatenate([each["vehicle"] | each["walker"] for each in columns])
         self.waypoints = np.concatenate([self._points(each["waypoints"]) for each in columns])
 
     def __len__(self) -> int:
@@ -168,10 +178,12 @@ class Frames:
 def kinds(frames: Frames) -> dict[str, np.ndarray]:
     """Which frames are of each kind that ``Sampling`` names: (n,) bool each."""
     end = np.nan_to_num(frames.waypoints[:, -1])
+    seconds = SECONDS * frames.waypoints.shape[1]
     far, aside = np.linalg.norm(end, axis=1), np.abs(end[:, 1])
     stands, goes = frames.speed < STANDING, frames.speed >= 1.0
     return {
-        "braking": (frames.control[:, 2] > 0.3) & goes,
+        "slowing": goes & (far < 0.67 * frames.speed * seconds),
+        "yielding": frames.yielding,
         "starting": ~goes & (far > 2.0),
         "turning": (np.abs(frames.control[:, 0]) > 0.1) | (aside > 1.0),
         "red_light": frames.red_light & (frames.speed > 0.5),

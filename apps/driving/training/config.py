@@ -75,7 +75,8 @@ class Sampling(StrictModel):
     most ``standing``.
     """
 
-    braking: float = Field(0.15, ge=0, lt=1)
+    slowing: float = Field(0.15, ge=0, lt=1)  # soon goes at two thirds of its speed or less
+    yielding: float = Field(0.1, ge=0, lt=1)  # to a vehicle or a walker
     starting: float = Field(0.05, ge=0, lt=1)  # stands or crawls, and is about to go
     turning: float = Field(0.3, ge=0, lt=1)
     red_light: float = Field(0.15, ge=0, lt=1)  # rolls towards one

@@ -2,7 +2,7 @@
 
 ade / fde    mean distance to the expert's positions, over all and at the last horizon, m
 miou         mean over the classes that occur of intersection over union, of all pixels together
-f1           of the red light and of the stop sign, yes above 0.5
+f1           of the red light and the stop sign, yes above 0.5, and of the brake, above ``BRAKES``
 mae          of steering, throttle, brake and speed
 """
 
@@ -18,6 +18,9 @@ from apps.driving.training.losses import IGNORED
 
 SECONDS = 0.5
 """Between two waypoints."""
+
+BRAKES = 0.1
+"""Of the pedal's way: from here on a car brakes."""
 
 
 class Metrics:
@@ -40,7 +43,7 @@ class Metrics:
         self._distances("waypoints", out["waypoints"], points, known)
         self._distances("constant speed", _straight_on(true["speed"], points), points, known)
         self._sum("control", (out["control"] - true["control"]).abs().sum(0))
-        self._sum("brake", _counts(out["control"][:, 2] > 0.5, true["control"][:, 2] > 0.5))
+        self._sum("brake", _counts(out["control"][:, 2] > BRAKES, true["control"][:, 2] > BRAKES))
         self._sum("speed", (out["speed"] - true["speed"]).abs().sum())
         for name in ("red_light", "stop_sign"):
             self._sum(name, _counts(out[name] > 0, true[name] > 0.5))

@@ -57,7 +57,8 @@ class FakeRoute:
         rng = np.random.default_rng([self.seed, index])
         standing = index % 2 == 0
         speed = 0.0 if standing else 5.0
-        ahead = np.stack([speed * 0.5 * np.arange(1, 5), np.zeros(4)], 1).astype(np.float32)
+        kept = 0.5 if index == 5 else 1.0  # goes on at half its speed
+        ahead = np.stack([kept * speed * 0.5 * np.arange(1, 5), np.zeros(4)], 1).astype(np.float32)
         steer = 0.5 if index == 3 else 0.0
         return Row(
             speed=speed,
@@ -73,7 +74,8 @@ class FakeRoute:
     def columns(self) -> dict[str, np.ndarray]:
         rows = [self.labels(i) for i in range(self.length)]
         names = ("speed", "command", "control", "red_light", "stop_sign", "waypoints")
-        return {name: np.array([getattr(row, name) for row in rows]) for name in names}
+        columns = {name: np.array([getattr(row, name) for row in rows]) for name in names}
+        return columns | {"vehicle": np.arange(self.length) == 4, "walker": columns["stop_sign"]}
 
     def sample(self, index: int) -> Row:
         row = self.labels(index)
@@ -119,6 +121,12 @@ def test_each_town_gives_its_share() -> None:
         "T1": 2,
         "T2": 2,
     }
+
+
+def test_many_towns_of_few_routes_give_their_share_together() -> None:
+    split = split_routes(_routes(20, 3), val_fraction=0.1, seed=1)
+    assert len(split.val) == 6
+    assert len({r.town for r in split.val}) == 6
 
 
 def test_held_out_towns_are_absent_from_training() -> None:
@@ -186,7 +194,8 @@ def _kinds(n: int = 1000) -> dict[str, np.ndarray]:
     at = np.arange(n)
     none = np.zeros(n, bool)
     return {
-        "braking": at % 50 == 0,
+        "slowing": at % 50 == 0,
+        "yielding": none,
         "starting": at % 100 == 1,
         "turning": at % 10 == 2,
         "red_light": none,
@@ -201,7 +210,7 @@ def test_rare_kinds_are_drawn_as_often_as_told_and_standing_no_more() -> None:
     share = weights / weights.sum()
     assert share[found["standing"]].sum() == pytest.approx(sampling.standing)
     plain = ~np.any(list(found.values()), axis=0)
-    for name in ("braking", "turning"):
+    for name in ("slowing", "turning"):
         assert share[found[name]].sum() > 0.7 * getattr(sampling, name)
         assert share[found[name]].mean() > 2 * share[plain].mean()
     assert share.max() <= sampling.most * share[plain].mean() * (1 + 1e-9)
@@ -213,7 +222,9 @@ def test_kinds_are_what_they_say() -> None:
     assert found["standing"].tolist() == [i % 2 == 0 for i in range(20)]
     assert found["turning"].nonzero()[0].tolist() == [3]
     assert found["red_light"].nonzero()[0].tolist() == [1]  # at 2 it stands already
-    assert not found["braking"].any()
+    assert found["slowing"].nonzero()[0].tolist() == [5]
+    assert found["yielding"].nonzero()[0].tolist() == [4]
+    assert not found["stop_sign"].any()
 
 
 def test_an_epoch_draws_each_frame_by_its_weight() -> None:
