@@ -63,7 +63,7 @@ def separable(dim_in: int, dim: int, *, stride: int = 1) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """Panorama (B, 3, H, W) -> maps, finest first, and extra tokens (B, E, C) or None.
+    """Panorama (B, 3, H, W) -> maps (B, channels[i], H / strides[i], W / strides[i]), finest first.
 
     The stem halves the grid once for each of its widths. Its maps come first; those of the
     backbone, whose patches begin at the picture or at the stem's end, follow. ``strides`` are all
@@ -87,14 +87,13 @@ class Encoder(nn.Module):
         self.channels = [*stem, *self.backbone.channels]
         self.strides = strides
 
-    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         y = x
         for layer in self.stem:
             y = layer(y)
             maps.append(y)
-        deep, extra = self.backbone.forward_extra(y if self.feeds_stem else x)
-        return [*maps, *deep], extra
+        return [*maps, *self.backbone(y if self.feeds_stem else x)]
 
 
 def _backbone(config: BackboneConfig, in_channels: int) -> Pyramid:

@@ -7,10 +7,12 @@ controls by a network of hx that a second GRU corrects along the waypoints.
 
 Deviates from the authors' code: lights and signs are looked for at every position of the decoder's
 finest map and not in the mean of the coarsest, where a lamp of four pixels is one part in thirty
-thousand, and positions know where they are in the world, from depth; stop signs are learned (there a
-constant 0); the measurements say whether the speed is known; controls leave through tanh and
-sigmoid; ``AttentionFusion`` keeps where things are (``MeanFusion`` is the paper's); speed is guessed
-from the mean of the coarsest map (there from CvT's class token, which other mixers lack).
+thousand, and positions know where they are in the world, from depth; the bias is made from what was
+found there; stop signs are learned (there a constant 0); the measurements say whether the speed is
+known; lengths and speeds enter in tens of metres; controls leave through tanh and sigmoid (there
+through a ReLU); four waypoints instead of three; ``AttentionFusion`` keeps where things are
+(``MeanFusion`` is the paper's); speed is guessed from the mean of the coarsest map (there from CvT's
+class token, which other mixers lack).
 """
 
 from __future__ import annotations
