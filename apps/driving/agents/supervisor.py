@@ -3,7 +3,7 @@
 - Emergency brake: what stands higher than the road in the corridor that the wheel points at, seen
   by the depth cameras, is kept at the distance that the car needs to stop (``obstacles.Corridor``).
 - Red-light hold: once the driver itself thinks that a red light holds it, it stops, and stays until
-  it has thought otherwise for a while.
+  it has thought otherwise for a while (``Hold``).
 - Creep: a car that has stood long for no reason the supervisor knows rolls a little.
 - Sensors: the car brakes while pictures are missing, of a wrong size, frozen or not numbers, and
   when a decision is none.
@@ -43,7 +43,8 @@ class Rules:
     red_release: float = 0.5  # when it lasts so long
     red_patience: float = 60.0  # no light is red for longer: the driver is wrong
     red_pause: float = 10.0  # for which it is then not believed
-    red_brake: float = 0.6
+    red_deceleration: float = 3.0
+    red_brake: float = 0.6  # at a standstill, and 1 m/s above the speed wanted
     stuck: float = 30.0
     creep_for: float = 1.5
     creep_throttle: float = 0.4
@@ -84,17 +85,20 @@ class Supervised:
             return Decision(0.0, 0.0, 1.0, interventions=("decision: not a number",))
 
         named: list[str] = []
-        held = rules.red_light and self._red.step(decision.red_light, time)
-        if held and (decision.throttle > 0 or decision.brake < rules.red_brake):
-            decision = replace(decision, throttle=0.0, brake=max(decision.brake, rules.red_brake))
-            named.append("red light")
+        allowed = None
+        if rules.red_light:
+            allowed = self._red.step(decision.red_light, observation.speed, time)
+        if allowed is not None:
+            slower = _slowed(decision, observation.speed, allowed, rules.red_brake)
+            named += ["red light"] if slower is not decision else []
+            decision = slower
 
         gap = np.inf
         if rules.emergency_brake and observation.depth is not None:
             seen = self._corridor.gap(observation.depth, decision.steer)
             gap = self._gap.step(seen, observation.speed, time)
         if rules.creep:
-            decision, creeps = self._creep(decision, observation, gap, bool(held))
+            decision, creeps = self._creep(decision, observation, gap, allowed is not None)
             named += ["creep"] if creeps else []
         if gap < self._needed(observation.speed) and decision.brake < 1.0:
             decision = replace(decision, throttle=0.0, brake=1.0)
@@ -133,23 +137,34 @@ class Supervised:
 
 
 class Hold:
-    """Whether a red light holds the car: a probability with two thresholds and a limit of time."""
+    """Whether a red light holds the car: a probability with two thresholds and a limit of time.
+
+    Where the line is, nobody says. The car is to stop at ``red_deceleration`` from the moment that
+    the light is believed, from 8 m/s within 11 m; labels say "red" from 30 m on.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._since: float | None = None  # held since
         self._free: float | None = None  # when the probability first fell, while held
         self._deaf_until = -np.inf
+        self._left = 0.0  # metres to stand after
+        self._time = 0.0
 
-    def step(self, probability: float | None, time: float) -> bool:
-        rules = self.rules
+    def step(self, probability: float | None, speed: float, time: float) -> float | None:
+        """How fast the car may be, in m/s; None where no light holds it."""
+        rules, passed = self.rules, time - self._time
+        self._time = time
         if probability is None or time < self._deaf_until:
             self._since = None
-            return False
+            return None
         if self._since is None:
             if probability < rules.red_above:
-                return False
+                return None
             self._since, self._free = time, None
+            self._left = speed**2 / (2 * rules.red_deceleration)
+        else:
+            self._left = max(0.0, self._left - max(speed, 0.0) * passed)
         if probability >= rules.red_below:
             self._free = None
         elif self._free is None:
@@ -158,7 +173,19 @@ class Hold:
             self._since = None
         elif time - self._since >= rules.red_patience:
             self._since, self._deaf_until = None, time + rules.red_pause
-        return self._since is not None
+        if self._since is None:
+            return None
+        return float(np.sqrt(2 * rules.red_deceleration * self._left))
+
+
+def _slowed(decision: Decision, speed: float, allowed: float, brake: float) -> Decision:
+    """``decision``, or one that brakes where it would not keep to ``allowed`` m/s."""
+    if speed < allowed - 0.5:
+        return decision
+    level = min(1.0, brake * max(0.0, speed - allowed)) if allowed > 0.3 else brake
+    if decision.throttle <= 0 and decision.brake >= level:
+        return decision
+    return replace(decision, throttle=0.0, brake=max(decision.brake, level))
 
 
 class SensorWatch:

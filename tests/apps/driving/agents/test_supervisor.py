@@ -136,6 +136,24 @@ def test_red_light_holds_until_it_is_off_for_a_while() -> None:
     assert held == [False] + [True] * 10 + [False, False]
 
 
+def test_a_red_light_slows_to_a_stop_as_a_person_would() -> None:
+    agent, _ = supervised(replace(GO, red_light=0.9))
+    v, way, fell = 8.0, 0.0, []
+    for k in range(60):
+        decision = agent.act(seen(k, speed=v))
+        assert decision.throttle == 0.0
+        slower = max(0.0, v - 0.1 * (8.0 * decision.brake + 0.1))
+        fell.append((v - slower) / 0.1)
+        v = slower
+        way += 0.1 * v
+    assert v == 0.0
+    assert 8.0 < way < 13.0
+    assert max(fell) < 6.0
+    braking = replace(GO, throttle=0.0, brake=0.9, red_light=0.9)
+    agent, stub = supervised(braking)
+    assert agent.act(seen(0, speed=8.0)) is stub.decision  # it does so itself
+
+
 def test_red_light_is_not_believed_for_ever() -> None:
     agent, _ = supervised(replace(GO, red_light=1.0), red_patience=3.0, red_pause=2.0, creep=False)
     held = [bool(agent.act(seen(k, speed=0.0)).interventions) for k in range(60)]
