@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -58,8 +58,8 @@ class Crew:
             for process in self._running:
                 process.kill()
 
-    def do(self, job: Job) -> dict[str, Any]:
-        """What a worker answers.
+    def do(self, job: Job, beat: Callable[[float], None] | None = None) -> dict[str, Any]:
+        """What a worker answers; ``beat`` is told now and then how much of its route is driven.
 
         Raises the UsageError, DataError or ResourceError that it ended with, or ``Lost``.
         """
@@ -77,14 +77,16 @@ class Crew:
             )
             self._running.add(process)
         try:
-            return self._listen(process, job)
+            return self._listen(process, job, beat)
         finally:
             process.kill()
             process.wait()
             with self._lock:
                 self._running.discard(process)
 
-    def _listen(self, process: subprocess.Popen[str], job: Job) -> dict[str, Any]:
+    def _listen(
+        self, process: subprocess.Popen[str], job: Job, beat: Callable[[float], None] | None
+    ) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -113,6 +115,8 @@ class Crew:
                 return dict(answer["result"])
             if "error" in answer:
                 _fail(answer["error"])
+            if beat is not None and "beat" in answer:
+                beat(float(answer["beat"]))
         code = process.wait()
         last = complaints[-1].strip() if complaints else "without a word"
         raise Lost(f"process ended with code {code}: {last}")

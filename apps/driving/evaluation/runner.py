@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -118,7 +118,13 @@ def drive(
 
         def one(spec: RouteSpec) -> dict[str, Any]:
             own = _own_job(job, spec, weather, out / f"{spec.id}.mp4" if video else None)
-            row = _attempt(crew, own, spec, lengths[spec.id])
+            row = _attempt(
+                crew,
+                own,
+                spec,
+                lengths[spec.id],
+                lambda share: task.advance(0, f"{spec.id}: {share:.0f} %"),
+            )
             # the file of a route says the run's seed; its own is drawn from it
             row["seed"] = seed
             write_json(out / ROUTES / f"{spec.id}.json", row, force=True)
@@ -216,11 +222,13 @@ def _check(crew: Crew, job: Job) -> dict[str, float]:
         raise ResourceError(f"{job.town}: {where} failed before the first route: {lost}") from lost
 
 
-def _attempt(crew: Crew, job: Job, spec: RouteSpec, length: float) -> dict[str, Any]:
+def _attempt(
+    crew: Crew, job: Job, spec: RouteSpec, length: float, beat: Callable[[float], None]
+) -> dict[str, Any]:
     """A route's result, after another try where the simulator or its client died."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return {**crew.do(job), "attempts": attempt}
+            return {**crew.do(job, beat), "attempts": attempt}
         except Lost as lost:
             reason = str(lost)
     from apps.driving.evaluation.episode import RouteResult
@@ -276,6 +284,8 @@ def _prepare(
         for spec in specs:
             (out / ROUTES / f"{spec.id}.json").unlink(missing_ok=True)
             (out / f"{spec.id}.mp4").unlink(missing_ok=True)
+        for name in (SUMMARY, CSV):
+            (out / name).unlink(missing_ok=True)
     write_json(out / SETTINGS, settings, force=force)
     return {}
 

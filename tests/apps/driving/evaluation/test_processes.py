@@ -28,8 +28,10 @@ print('@not json')
 print('@{"beat": 3}')
 print('@' + json.dumps({"result": {"agent": job["agent"]}}))
 """
+    beats: list[float] = []
     with crew(program) as found:
-        assert found.do(JOB) == {"agent": "expert"}
+        assert found.do(JOB, beats.append) == {"agent": "expert"}
+    assert beats == [3.0]
 
 
 @pytest.mark.parametrize(

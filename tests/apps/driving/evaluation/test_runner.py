@@ -40,7 +40,7 @@ class Workers:
     def stop(self) -> None:
         pass
 
-    def do(self, job: Job) -> dict[str, Any]:
+    def do(self, job: Job, beat: Any = None) -> dict[str, Any]:
         self.jobs.append(job)
         if self.fails is not None:
             raise self.fails
