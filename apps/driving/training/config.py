@@ -30,19 +30,20 @@ BalanceName = Literal["gradnorm", "fixed", "uncertainty"]
 class Weights(StrictModel):
     """Factor on each loss: constant, or where a balancing starts. 0 leaves a task out.
 
-    They bring the losses of a half-trained network to about the same size (L1 of the steering wheel
-    is 0.02, cross-entropy 0.3); the paper starts with 1 each. Validation adds losses by these too,
-    so that runs with different balancing can be compared.
+    With these the gradients at the last shared layer of ``small``, 150 steps into toy drives, are 0.1
+    (waypoints), 0.04 (semantics), 0.03 and 0.02 (light, sign, steer), 0.002 (pedals). The paper
+    starts with 1 each.
+    Validation adds losses by these too, so that runs with different balancing can be compared.
     """
 
     semantics: float = Field(1.0, ge=0)
-    waypoints: float = Field(2.0, ge=0)
+    waypoints: float = Field(1.0, ge=0)
     steer: float = Field(4.0, ge=0)
-    throttle: float = Field(1.0, ge=0)
-    brake: float = Field(1.0, ge=0)
-    red_light: float = Field(1.0, ge=0)
-    stop_sign: float = Field(0.5, ge=0)
-    speed: float = Field(0.1, ge=0)
+    throttle: float = Field(2.0, ge=0)
+    brake: float = Field(2.0, ge=0)
+    red_light: float = Field(2.0, ge=0)
+    stop_sign: float = Field(1.0, ge=0)
+    speed: float = Field(0.05, ge=0)
 
     @property
     def vector(self) -> list[float]:
@@ -118,7 +119,9 @@ class Recipe(StrictModel):
     lr: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(200, ge=0)
-    grad_clip: float | None = Field(5.0, gt=0)
+    # Against outliers only: the waypoints' recurrence alone has a norm of 50 to 100, and a limit
+    # below that would scale all other tasks by the luck of the batch.
+    grad_clip: float | None = Field(200.0, gt=0)
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
     precision: Literal["float32", "bf16", "auto"] = "auto"  # bf16 where it is fast
