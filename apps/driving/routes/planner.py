@@ -143,12 +143,19 @@ class Planner:
                 if place.away <= HEADING_M and abs(_turn(float(point[3]), yaw)) <= HEADING_DEG
             ]
             found = agreeing or found
-        best = min(place.away for place, _ in found)
-        near = sorted(
-            (place for place, _ in found if place.away <= best + _SAME_PLACE_M),
-            key=lambda place: (place.away, place.lane),
-        )
-        return near[:_MOST_CANDIDATES]
+        ranked = sorted((place for place, _ in found), key=lambda place: (place.away, place.lane))
+        nearest_xy = self._at(ranked[0])
+        same = [
+            place
+            for place in ranked
+            if np.hypot(*(self._at(place) - nearest_xy)) <= _SAME_PLACE_M
+        ]
+        return same[:_MOST_CANDIDATES]
+
+    def _at(self, place: Place) -> np.ndarray:
+        """(2,) m."""
+        lane = self.lanes.lanes[place.lane]
+        return np.array([np.interp(place.s, lane.s, lane.xy[:, i]) for i in (0, 1)])
 
     def _project(self, key: Key, xy: np.ndarray) -> tuple[Place, float]:
         """The nearest point of a lane, and the lane's heading there (degrees)."""
@@ -293,8 +300,7 @@ class Planner:
         leaving as much for each further change in the same section. Where that is too short it goes
         on into what follows.
         """
-        lane = self.lanes.lanes[visits[i][0]]
-        here = np.array([np.interp(leave, lane.s, lane.xy[:, k]) for k in (0, 1)])
+        here = self._at(Place(visits[i][0], leave, 0.0))
         i += 1
         at = self._project(visits[i][0], here)[0].s
         changes = 1

@@ -62,11 +62,12 @@ def session(
         crowd.spawn(traffic, walkers)
         yield opened
     finally:
-        crowd.close()
-        with suppress(RuntimeError, TriptychError):
+        if opened.answers():
+            crowd.close()
             opened.close()
-        with suppress(RuntimeError):
-            world.apply_settings(before, timeout)
+        if opened.answers():
+            with suppress(RuntimeError):
+                world.apply_settings(before, timeout)
 
 
 def _load(client: carla.Client, town: str | Path, timeout: float) -> None:

@@ -30,6 +30,7 @@ LOADING_S = 180.0  # a real CARLA takes up to a minute to load a large town
 CLEAR_M = 8.0  # around a car that is spawned
 LIFT_M = 0.3  # above the road: a car spawned in the road would be refused
 SETTLE_TICKS = 10
+PROBE_S = 2.0
 OFF_ROAD_M = 10.0
 
 T = TypeVar("T")
@@ -63,13 +64,32 @@ class Session:
         self.map: carla.Map = self.ask(self.world.get_map)
         self.town = plain_town(self.map.name)
         self._own: dict[int, carla.Actor] = {}
+        self._doubtful = False  # a call found the simulator gone
 
     def ask(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """A call to the simulator; SimulatorGone where that is gone or does not answer in time."""
         try:
             return call(*arguments, **named)
         except RuntimeError as error:
-            raise explain(error, self.address) from error
+            raise self._explain(error) from error
+
+    def _explain(self, error: RuntimeError) -> ResourceError:
+        reason = explain(error, self.address)
+        self._doubtful = self._doubtful or isinstance(reason, SimulatorGone)
+        return reason
+
+    def answers(self) -> bool:
+        """Whether there is still somebody to clean up with: else each call waits for its time-out."""
+        if self._doubtful:
+            self.client.set_timeout(min(self.timeout, PROBE_S))
+            try:
+                self.client.get_server_version()
+                self._doubtful = False
+            except RuntimeError:
+                return False
+            finally:
+                self.client.set_timeout(self.timeout)
+        return True
 
     def tick(self) -> carla.WorldSnapshot:
         """One step; what the world is then."""
@@ -108,7 +128,7 @@ class Session:
         try:
             actor = self.world.spawn_actor(found, transform, parent, carla.AttachmentType.Rigid)
         except RuntimeError as error:
-            reason = explain(error, self.address)
+            reason = self._explain(error)
             if isinstance(reason, SimulatorGone):
                 raise reason from error
             raise ResourceError(
@@ -211,10 +231,13 @@ class Session:
 
     def destroy(self, actors: Sequence[carla.Actor | None]) -> None:
         """Remove actors, in this order, whatever of them is still there. Sensors stop first."""
+        reachable = self.answers()
         for actor in actors:
             if actor is None:
                 continue
             self._own.pop(actor.id, None)
+            if not reachable:
+                continue
             # What is gone already is as good as destroyed; a simulator that is gone shows at a tick.
             with suppress(RuntimeError):
                 if actor.type_id.startswith("sensor.") and actor.is_listening:
