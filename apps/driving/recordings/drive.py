@@ -58,7 +58,7 @@ class Job:
     port: int = 2000
     perturb: bool = True
     agent: str = "expert"
-    length: tuple[float, float] = (200.0, 600.0)
+    length: tuple[float, float] = (250.0, 800.0)
     force: bool = False
     command: str | None = None
     version: str | None = None
@@ -232,9 +232,10 @@ class _Drive:
         burst = False
         if self._noise is not None:
             free = not any(decision.hazards.values()) and not self._near_junction()
-            extra = self._noise.at(observation.time, observation.speed, free)
+            wanted.steer = self._noise.disturb(
+                wanted.steer, observation.time, observation.speed, free
+            )
             burst = self._noise.active
-            wanted.steer = min(max(wanted.steer + extra, -1.0), 1.0)
         self.ego.apply_control(wanted)
         if not pictured:
             return

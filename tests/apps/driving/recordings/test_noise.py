@@ -17,7 +17,7 @@ def bursts(seed: int, speed: float, seconds: float = 600.0) -> list[list[tuple[f
     found: list[list[tuple[float, float]]] = []
     before = False
     for k in range(round(seconds * 10)):
-        steer = source.at(k / 10, speed, free=True)
+        steer = source.disturb(0.0, k / 10, speed, free=True)
         if source.active:
             if not before:
                 found.append([])
@@ -50,7 +50,7 @@ def test_turns_a_car_by_the_angle_drawn_at_any_speed(speed: float) -> None:
     source = SteeringNoise(1)
     turns, turn, dt = [], 0.0, 0.01
     for k in range(60_000):
-        steer = source.at(k * dt, speed, free=True)
+        steer = source.disturb(0.0, k * dt, speed, free=True)
         if source.active:
             turn += speed / 2.9 * np.tan(np.radians(70) * steer) * dt
         elif turn:
@@ -64,6 +64,21 @@ def test_turns_a_car_by_the_angle_drawn_at_any_speed(speed: float) -> None:
 def test_none_where_it_would_not_be_safe() -> None:
     slow, held = SteeringNoise(0), SteeringNoise(0)
     for k in range(1000):
-        assert slow.at(k / 10, noise.SLOWEST - 0.1, free=True) == 0
-        assert held.at(k / 10, 9.0, free=False) == 0
-    assert held.at(100.1, 9.0, free=True) != 0 or held.active
+        assert slow.disturb(0.1, k / 10, noise.SLOWEST - 0.1, free=True) == 0.1
+        assert held.disturb(0.1, k / 10, 9.0, free=False) == 0.1
+    held.disturb(0.1, 100.1, 9.0, free=True)
+    assert held.active
+
+
+def test_the_driver_has_no_say_in_a_burst() -> None:
+    obeyed, ignored = SteeringNoise(5), SteeringNoise(5)
+    differs = 0
+    for k in range(1000):
+        before = ignored.active
+        one = obeyed.disturb(0.1, k / 10, 8.0, free=True)
+        other = ignored.disturb(-0.5 if before else 0.1, k / 10, 8.0, free=True)
+        assert obeyed.active == ignored.active
+        if ignored.active:
+            assert one == other
+            differs += abs(one - 0.1) > 0.01
+    assert differs > 20

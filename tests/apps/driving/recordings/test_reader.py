@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apps.driving.recordings.pictures import write_png
 from apps.driving.recordings.reader import open_dataset, read_route
 from apps.driving.rig import LETFUSER, Rig
 from core.errors import DataError, UsageError
@@ -27,6 +28,19 @@ def test_pictures_come_back(tmp_path: Path, record: Write, rig: Rig, frame: Fram
         np.testing.assert_array_equal(sample.semantics, semantics)
         np.testing.assert_allclose(sample.depth, depth, atol=1e-4)  # steps of 0.06 mm
         assert sample.depth.dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5, 3), (160, 960), (33, 200, 3)])
+def test_pngs_are_what_pillow_and_any_other_reader_reads(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    write_png(tmp_path / "a.png", picture)
+    with Image.open(tmp_path / "a.png") as image:
+        image.verify()  # checksums
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == ("L" if picture.ndim == 2 else "RGB")
+        np.testing.assert_array_equal(np.asarray(image), picture)
 
 
 def test_depth_of_nothing_is_far(tmp_path: Path, rig: Rig, frame: Frame) -> None:
