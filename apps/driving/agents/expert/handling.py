@@ -16,7 +16,7 @@ import numpy as np
 
 GRAVITY, ROLLING = 9.81, 0.008
 FIT_CURVATURE, FIT_LOCK, FIT_BASE = 0.324, 70.0, 2.875
-LEARN = 0.4  # 1/s: how fast the integral follows
+LEARN = 0.7  # 1/s: how fast the integral follows
 MOST = 2.0  # m/s^2 that it may come to
 STAND = 0.1  # m/s below which a car that is not to start is held
 HOLD = 0.6  # brake while standing
