@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "expert": "sees the simulator's own state: the teacher",
     "constant": "holds a speed and steers at the next point of the sparse route",
-    "blind": "follows the sparse route at the speed of its bends, without looking",
+    "blind": "follows the route at the speed of its bends and limits, without looking",
 }
 """Drivers that need no weights, and what they do."""
 
