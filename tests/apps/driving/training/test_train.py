@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +228,33 @@ def test_resuming_something_else_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=what):
         _train(data, whole.folder, resume=True, **changes)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_the_weights(data: Path, tmp_path: Path) -> None:
+    """Each sees every second batch; weights of tasks are of the mean of both."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "from apps.driving.training.train import train\n"
+        "given = json.loads(sys.argv[1])\n"
+        "report = train(given['data'], out=given['out'], max_steps=5, threads=1,"
+        " options=given['options'])\n"
+        "text = json.dumps([report.training['weights'], bool(report.metrics)])\n"
+        "open(given['out'] + os.environ['RANK'] + '.json', 'w').write(text)\n"
+    )
+    out = tmp_path / "model"
+    given = json.dumps({"data": [str(data)], "out": str(out), "options": TINY})
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    root = Path(module.__file__).parents[3]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launch, str(script), given], check=True, env=environment, timeout=300)
+    first, second = (json.loads(Path(f"{out}{rank}.json").read_text()) for rank in (0, 1))
+    assert first[0] == second[0]
+    assert first[0] != Recipe().weights.model_dump()
+    assert first[1]
+    assert not second[1]  # the first process measures and writes
+    assert load_driver(out).spec.training["weights"] == first[0]
 
 
 # ---- choices -------------------------------------------------------------------------------
