@@ -125,6 +125,8 @@ def drive_route(
     Raises what ``Session.spawn_ego`` raises, ResourceError where the simulator or the car has gone or
     pictures stay away, and what a watcher raises.
     """
+    from apps.driving.simulator.session import SimulatorGone
+
     began = time.perf_counter()
     start = (*plan.xy[0].tolist(), float(plan.z[0]), float(plan.yaw[0]))
     ego = session.spawn_ego(start)
@@ -137,6 +139,9 @@ def drive_route(
             error = str(failure)
             session.tick()  # raises where it was the simulator that failed the agent
         infractions = run.criteria.finish()
+    except SimulatorGone:
+        run.close(gone=True)
+        raise
     finally:
         run.close()
     state = run.criteria.state
@@ -197,6 +202,7 @@ class _Run:
         )
         self._navigator = Navigator(*plan.sparse())
         self._cameras: Cameras | None = None
+        self._closed = False
         kinds = agent.cameras | show
         try:
             self.criteria = Criteria(session.world, session.map, ego, plan, options)
@@ -265,11 +271,19 @@ class _Run:
         except Exception as error:
             raise _AgentFailed(f"{type(error).__name__}: {error}") from error
 
-    def close(self) -> None:
-        """Let the agent end, and take out of the world what was put into it."""
+    def close(self, gone: bool = False) -> None:
+        """Let the agent end, and take out of the world what was put into it; once.
+
+        ``gone``: there is no world any more, and each attempt would wait for its time-out.
+        """
+        if self._closed:
+            return
+        self._closed = True
         with suppress(Exception):
             self.agent.end()
-        # RuntimeError and ResourceError: the simulator has gone and its actors with it.
+        if gone:
+            return
+        # RuntimeError and ResourceError: the simulator has gone in the meantime.
         with suppress(RuntimeError, ResourceError):
             if self._cameras is not None:
                 self._cameras.destroy()
