@@ -146,9 +146,7 @@ class Planner:
         ranked = sorted((place for place, _ in found), key=lambda place: (place.away, place.lane))
         nearest_xy = self._at(ranked[0])
         same = [
-            place
-            for place in ranked
-            if np.hypot(*(self._at(place) - nearest_xy)) <= _SAME_PLACE_M
+            place for place in ranked if np.hypot(*(self._at(place) - nearest_xy)) <= _SAME_PLACE_M
         ]
         return same[:_MOST_CANDIDATES]
 

@@ -8,6 +8,7 @@ towns that favour one of them. A waypoint after each junction pins the way.
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,12 +84,13 @@ def sample_routes(
             "length above the first"
         )
     planner = planner or Planner(map)
+    label = re.sub(r"[^A-Za-z0-9_]+", "_", town).strip("_")[:60] or "town"  # fit for a file's name
     used = dict.fromkeys((Command.LEFT, Command.RIGHT, Command.STRAIGHT), 0)
     found: list[RouteSpec] = []
     for number in range(count):
         rng = np.random.default_rng([seed, _NUMBER["routes"], number])
         for _ in range(_ATTEMPTS):
-            spec = _walk(planner, town, f"{town}_{seed}_{number:03d}", rng, length, used)
+            spec = _walk(planner, town, f"{label}_{seed}_{number:03d}", rng, length, used)
             if spec is not None:
                 found.append(spec)
                 break

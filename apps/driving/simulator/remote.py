@@ -17,12 +17,13 @@ from apps.driving.simulator.session import (
     LOADING_S,
     PROCEDURAL,
     Session,
+    SimulatorGone,
     connect,
     explain,
     plain_town,
     synchronous,
 )
-from core.errors import DataError, TriptychError, UsageError, unknown
+from core.errors import DataError, ResourceError, TriptychError, UsageError, unknown
 
 if TYPE_CHECKING:
     import carla
@@ -132,26 +133,40 @@ class _Crowd:
             self._manager.set_synchronous_mode(True)
             self._manager.set_random_device_seed(self._seed)
             places = list(session.map.get_spawn_points())
+            names = sorted(
+                blueprint.id
+                for blueprint in session.world.get_blueprint_library().filter("vehicle.*")
+                if blueprint.get_attribute("number_of_wheels").as_int() == 4
+            )
             for number in rng.permutation(len(places))[:vehicles].tolist():
-                self._vehicle(rng, places[number])
+                self._vehicle(rng, names, places[number])
             session.tick()
         if walkers:
             session.ask(session.world.set_pedestrians_seed, self._seed)
             for _ in range(walkers):
                 self._walker(rng)
 
-    def _vehicle(self, rng: np.random.Generator, place: carla.Transform) -> None:
-        names = sorted(
-            blueprint.id
-            for blueprint in self._session.world.get_blueprint_library().filter("vehicle.*")
-            if blueprint.get_attribute("number_of_wheels").as_int() == 4
-        )
-        with suppress(TriptychError):  # somebody stands there
-            car = self._session.spawn(
-                names[int(rng.integers(len(names)))], place, role_name="autopilot"
-            )
+    def _vehicle(self, rng: np.random.Generator, names: list[str], place: carla.Transform) -> None:
+        name = names[int(rng.integers(len(names)))]
+        car = self._spawn(name, place, role_name="autopilot")
+        if car is not None:
             self._cars.append(car)
             self._session.ask(car.set_autopilot, True, TRAFFIC_MANAGER_PORT)
+
+    def _spawn(
+        self,
+        name: str,
+        place: carla.Transform,
+        parent: carla.Actor | None = None,
+        **attributes: Any,
+    ) -> carla.Actor | None:
+        """None where somebody stands there."""
+        try:
+            return self._session.spawn(name, place, parent, **attributes)
+        except SimulatorGone:
+            raise
+        except ResourceError:
+            return None
 
     def _walker(self, rng: np.random.Generator) -> None:
         import carla
@@ -162,17 +177,18 @@ class _Crowd:
             return
         names = sorted(b.id for b in session.world.get_blueprint_library().filter("walker.*"))
         place.z += 1.0
-        with suppress(TriptychError):
-            walker = session.spawn(
-                names[int(rng.integers(len(names)))], carla.Transform(place), is_invincible=False
-            )
-            controller = session.spawn("controller.ai.walker", carla.Transform(), walker)
-            session.tick()
-            controller.start()
+        name = names[int(rng.integers(len(names)))]
+        walker = self._spawn(name, carla.Transform(place), is_invincible=False)
+        if walker is None:
+            return
+        controller = self._spawn("controller.ai.walker", carla.Transform(), walker)
+        session.tick()  # a controller knows its walker from the next frame on
+        if controller is not None:
+            session.ask(controller.start)
             goal = session.ask(session.world.get_random_location_from_navigation)
             if goal is not None:
-                controller.go_to_location(goal)
-            controller.set_max_speed(float(rng.uniform(1.0, 1.8)))
+                session.ask(controller.go_to_location, goal)
+            session.ask(controller.set_max_speed, float(rng.uniform(1.0, 1.8)))
 
     def close(self) -> None:
         """Take the cars from the manager, which would ask those that are gone, and end its mode.

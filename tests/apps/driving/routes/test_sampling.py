@@ -71,6 +71,8 @@ def test_routes_can_be_written(tmp_path, planner01):
     specs = [RouteSpec(s.id, s.town, s.waypoints, sample_weather(i)) for i, s in enumerate(specs)]
     write_routes(tmp_path / "r.xml", specs)
     assert read_routes(tmp_path / "r.xml") == specs
+    (spec,) = sample_routes(None, "procedural:3", 1, 5, planner=planner01)
+    assert (spec.id, spec.town) == ("procedural_3_5_000", "procedural:3")
 
 
 def test_asking_for_what_cannot_be(planner01, one_road):
