@@ -81,11 +81,26 @@ class Lanes:
 def _points(start: Any) -> np.ndarray:
     """(k, 3) of a lane from ``start`` to its end."""
     rows = []
-    for waypoint in [start, *start.next_until_lane_end(STEP)]:
+    for waypoint in [start, *_to_the_end(start)]:
         transform = waypoint.transform
         place = transform.location
         rows.append((place.x, place.y, np.radians(transform.rotation.yaw)))
     return np.array(rows)
+
+
+def _to_the_end(start: Any) -> list[Any]:
+    """Waypoints after ``start``, about ``STEP`` apart.
+
+    CARLA's library raises "distance > 0.0" where the lane's end falls on a step, as it does in lanes of
+    whole metres; another step then misses it. At the very end of a lane nothing is left.
+    """
+    for step in (STEP, 0.97 * STEP):
+        try:
+            return list(start.next_until_lane_end(step))
+        except RuntimeError as error:
+            if "distance > 0" not in str(error):
+                raise
+    return []
 
 
 def _wrap(angle: Any) -> Any:
