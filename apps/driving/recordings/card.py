@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from apps.driving.agents.base import Command
-from apps.driving.recordings.reader import Dataset, Recording, open_dataset
+from apps.driving.recordings.reader import Dataset, open_dataset
+from apps.driving.recordings.recording import Recording
 from apps.driving.rig import LETFUSER, Rig
 from core.files import write_json, write_text
 

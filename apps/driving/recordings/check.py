@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from apps.driving.recordings import layout
-from apps.driving.recordings.reader import Recording, read_route
+from apps.driving.recordings.reader import read_route
+from apps.driving.recordings.recording import Recording
 from apps.driving.rig import LETFUSER, Rig
 from core.errors import DataError
 from core.progress import Progress, SilentProgress

@@ -12,18 +12,18 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from apps.driving.recordings import layout
+from apps.driving.recordings.job import Job
 from apps.driving.recordings.layout import Measurement
 from apps.driving.recordings.noise import SteeringNoise
+from apps.driving.recordings.standing import Standing
 from apps.driving.recordings.writer import Recorder
 from apps.driving.rig import LETFUSER
 from core.errors import ResourceError, TriptychError
@@ -37,40 +37,7 @@ DECIDE_S = 0.1
 PATIENCE_S = 30.0  # for a picture
 BLOCKED_S = 60.0  # without progress; no light is red that long
 REGRET = 6  # frames before an infraction, 3 s, are not what to learn from
-STAND = 10  # frames of standing, 5 s, are kept, and the last of them before it goes on
-WAITING = 8  # 4 s
 HOLDING_M = 12.0  # no noise that near to a junction
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to record: ``frames`` at most, into ``folder``. Everything drawn follows from ``seed``
-    and ``number``, the route's place in its series."""
-
-    town: str
-    folder: str
-    number: int
-    frames: int
-    seed: int = 0
-    traffic: int = 20
-    walkers: int = 10
-    host: str | None = None
-    port: int = 2000
-    perturb: bool = True
-    agent: str = "expert"
-    length: tuple[float, float] = (250.0, 800.0)
-    force: bool = False
-    command: str | None = None
-    version: str | None = None
-
-    def draws(self) -> dict[str, int]:
-        """Seeds of the world, the route, the weather and the noise."""
-        # SeedSequence, not seed + number: neighbouring series must not share routes
-        state = np.random.SeedSequence([self.seed, self.number]).generate_state(4)
-        return {
-            name: int(value) >> 1
-            for name, value in zip(("world", "route", "weather", "noise"), state)
-        }
 
 
 def record_route(job: Job, told: Callable[[int], None] = lambda frames: None) -> dict[str, Any]:
@@ -303,36 +270,6 @@ class _Drive:
                 end()
 
 
-class Standing:
-    """Of a long wait keeps the beginning and the end: sixty pictures of one red light teach little."""
-
-    def __init__(self, begin: int = STAND, end: int = WAITING) -> None:
-        self._begin = begin
-        self._stood = 0
-        self._held: deque[Any] = deque(maxlen=end)
-
-    def sift(self, frame: Any, stands: bool) -> list[Any]:
-        """Frames that are to be kept, now that this one has come."""
-        if not stands:
-            self._stood = 0
-            return [*self.rest(), frame]
-        self._stood += 1
-        if self._stood <= self._begin:
-            return [frame]
-        self._held.append(frame)
-        return []
-
-    def rest(self) -> list[Any]:
-        """Those that were held back."""
-        held = list(self._held)
-        self._held.clear()
-        return held
-
-    def forget(self) -> None:
-        """They are not wanted."""
-        self._held.clear()
-
-
 def _start(plan: Plan, seed: int, perturb: bool) -> tuple[float, float, float, float]:
     """x, y, z, yaw: the plan's first point, with ``perturb`` a little beside and askew."""
     rng = np.random.default_rng([seed, 0x57A7])
@@ -347,7 +284,7 @@ def _start(plan: Plan, seed: int, perturb: bool) -> tuple[float, float, float, f
 def main() -> int:
     """For ``collect``: a job in, lines of JSON out; the exit code is that of the error."""
     out = sys.stdout
-    job = Job(**{**(values := json.loads(sys.stdin.readline())), "length": tuple(values["length"])})
+    job = Job.from_json(sys.stdin.readline())
 
     def orphaned() -> None:
         sys.stdin.read()
@@ -362,16 +299,13 @@ def main() -> int:
         tell(done=record_route(job, lambda frames: tell(frames=frames)))
         return 0
     except TriptychError as error:
-        tell(error=str(error), code=error.exit_code)
+        # A disk that is full or a folder that is shut: no other route will go better.
+        hopeless = isinstance(error.__cause__, OSError)
+        tell(error=str(error), code=error.exit_code, hopeless=hopeless)
         return error.exit_code
     except RuntimeError as error:  # of CARLA's client
         tell(error=str(error), code=ResourceError.exit_code)
         return ResourceError.exit_code
-
-
-def as_json(job: Job) -> str:
-    """One line for ``main``."""
-    return json.dumps(asdict(job))
 
 
 if __name__ == "__main__":

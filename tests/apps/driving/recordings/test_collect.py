@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from apps.driving.recordings import collect as collecting
 from apps.driving.recordings.check import check_dataset
-from apps.driving.recordings.collect import RouteLost, collect, in_process, town_folder
-from apps.driving.recordings.drive import Job
+from apps.driving.recordings.collect import collect, town_folder
+from apps.driving.recordings.job import Job
 from apps.driving.recordings.layout import Measurement
+from apps.driving.recordings.process import RouteLost
 from apps.driving.recordings.reader import open_dataset
 from apps.driving.recordings.writer import Recorder
 from apps.driving.rig import LETFUSER
@@ -172,54 +171,6 @@ def test_numbers_that_make_no_sense(tmp_path: Path, options: dict[str, Any], sai
 )
 def test_town_folder(town: str, folder: str) -> None:
     assert town_folder(town) == folder
-
-
-# --- in a process of its own
-
-
-def job(folder: Path, **changes: Any) -> Job:
-    made = Job(town=TOWN, folder=str(folder), number=0, frames=6, traffic=4, walkers=2)
-    return replace(made, **changes)
-
-
-def program(folder: Path, text: str) -> str:
-    file = folder / "program"
-    file.write_text(f"#!/bin/sh\n{text}\n")
-    file.chmod(0o755)
-    return str(file)
-
-
-def test_a_process_that_dies_costs_its_route(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = "echo '{\"frames\": 2}'; echo 'bad things' >&2; kill -ABRT $$"
-    monkeypatch.setattr(collecting.sys, "executable", program(tmp_path, text))
-    told: list[int] = []
-    with pytest.raises(RouteLost, match="code -6: bad things"):
-        in_process(job(tmp_path / "r"), told.append)
-    assert told == [2]
-
-
-def test_a_silent_process_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting.sys, "executable", program(tmp_path, "exec sleep 60"))
-    monkeypatch.setattr(collecting, "SILENT_S", 0.3)
-    with pytest.raises(RouteLost, match="code -9"):
-        in_process(job(tmp_path / "r"), lambda frames: None)
-
-
-def test_a_process_is_ended_when_the_series_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(collecting.sys, "executable", program(tmp_path, "exec sleep 60"))
-    stop = threading.Event()
-    threading.Timer(0.2, stop.set).start()
-    with pytest.raises(RouteLost):
-        in_process(job(tmp_path / "r"), lambda frames: None, stop)
-
-
-def test_a_town_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises((UsageError, DataError), match=r"nowhere\.xodr"):
-        in_process(job(tmp_path / "r", town="nowhere.xodr"), lambda frames: None)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from apps.driving.recordings import layout
 from apps.driving.recordings.layout import Measurement
+from apps.driving.routes.plan import to_ego
 from core.errors import DataError, UsageError
 
 metres = st.floats(-1e4, 1e4)
@@ -60,6 +61,21 @@ def test_their_frame_is_theirs() -> None:
     assert east["theta"] == pytest.approx(math.pi / 2)
     assert measurement(heading=-90.0).as_dict()["theta"] == pytest.approx(0.0)  # north
     assert 0 <= measurement(heading=-170.0).as_dict()["theta"] < math.tau
+
+
+@given(st.floats(-180, 180), metres, metres)
+def test_their_loader_finds_the_target_where_ours_does(
+    heading: float, tx: float, ty: float
+) -> None:
+    """LeTFuser's data.py turns by theta + 90 degrees; what comes out is (right, backwards)."""
+    written = measurement(heading=heading, target=np.array([tx, ty]))
+    values = written.as_dict()
+    c, s = math.cos(math.pi / 2 + values["theta"]), math.sin(math.pi / 2 + values["theta"])
+    away = np.array([values["x_command"] - values["x"], values["y_command"] - values["y"]])
+    right, back = np.array([[c, s], [-s, c]]) @ away
+    np.testing.assert_allclose(
+        [-back, right], to_ego(written.target, written.position, heading), atol=1e-6
+    )
 
 
 def test_what_a_driver_foresees_is_written_in_their_frame() -> None:

@@ -250,6 +250,7 @@ def test_reading_needs_no_carla() -> None:
     code = (
         "import sys; sys.modules['carla'] = None; sys.modules['torch'] = None;"
         "import apps.driving.recordings.reader, apps.driving.recordings.writer;"
-        "import apps.driving.recordings.check, apps.driving.recordings.card"
+        "import apps.driving.recordings.check, apps.driving.recordings.card;"
+        "import apps.driving.recordings.collect"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
