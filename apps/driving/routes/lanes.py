@@ -59,6 +59,20 @@ class Lane:
         """Metres from its first point to its last."""
         return float(self.s[-1])
 
+    def at(self, s: float) -> np.ndarray:
+        """(2,): the place ``s`` metres from its start."""
+        return np.array([np.interp(s, self.s, self.xy[:, i]) for i in (0, 1)])
+
+    def project(self, xy: np.ndarray | tuple[float, float]) -> tuple[float, float, float]:
+        """Of its nearest point to a place: s, the distance (m), and the heading there (degrees)."""
+        start, along = self.xy[:-1], np.diff(self.xy, axis=0)
+        square = np.maximum(np.einsum("ij,ij->i", along, along), 1e-12)
+        t = np.clip(np.einsum("ij,ij->i", xy - start, along) / square, 0.0, 1.0)
+        away = np.hypot(*(xy - start - t[:, None] * along).T)
+        i = int(np.argmin(away))
+        s = float(self.s[i] + t[i] * (self.s[i + 1] - self.s[i]))
+        return s, float(away[i]), float(self.yaw[i])
+
     def beside(self, side: int) -> Key:
         """The lane next to it in the same direction, if there is one."""
         road, section, lane = self.key
