@@ -4,8 +4,8 @@ A* (networkx) over the graph of ``routes.lanes``, as CARLA's GlobalRoutePlanner
 (PythonAPI/carla/agents/navigation/global_route_planner.py) does, with its commands: at a junction
 LEFT, RIGHT, or STRAIGHT where the heading turns by less than 35 degrees between entry and exit.
 
-Deviates from it. A change of lanes costs 15 m instead of nothing and is a smooth stretch of 12 to 25
-m instead of a jump. Turns are named by their angle alone, not by what else the junction offers.
+Deviates from it. A change of lanes costs 15 m instead of nothing and is a smooth stretch of 8 to 25 m
+instead of a jump. Turns are named by their angle alone, not by what else the junction offers.
 Where lanes lie on each other, as in junctions, and a waypoint could belong to several, the choice
 that makes the whole route shortest is taken, not the first nearest lane.
 """

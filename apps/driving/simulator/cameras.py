@@ -16,7 +16,8 @@ import numpy as np
 from apps.driving.agents.base import Observation
 from apps.driving.rig import Rig
 from apps.driving.routes.plan import Navigator, to_ego
-from apps.driving.simulator.session import Session, SimulatorGone
+from apps.driving.simulator.connection import SimulatorGone
+from apps.driving.simulator.session import Session
 from core.errors import ResourceError, UsageError, unknown
 
 if TYPE_CHECKING:

@@ -13,21 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apps.driving.simulator.session import (
-    LOADING_S,
-    PROCEDURAL,
-    Session,
-    SimulatorGone,
-    connect,
-    explain,
-    plain_town,
-    synchronous,
-)
+from apps.driving.simulator.connection import SimulatorGone, connect, explain, plain_town
+from apps.driving.simulator.session import Session, synchronous
 from core.errors import DataError, ResourceError, TriptychError, UsageError, unknown
 
 if TYPE_CHECKING:
     import carla
 
+PROCEDURAL = "procedural:"
+LOADING_S = 180.0  # a real CARLA takes up to a minute to load a large town
 TRAFFIC_MANAGER_PORT = 8000
 
 

@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.driving.routes.files import WEATHER
+from apps.driving.simulator.connection import SimulatorGone, connect, explain, plain_town
 from core.errors import DataError, ResourceError, UsageError, nearest
 
 if TYPE_CHECKING:
     import carla
 
 HOST = "127.0.0.1"
-VERSION = "0.9.16"
-PROCEDURAL = "procedural:"
-LOADING_S = 180.0  # a real CARLA takes up to a minute to load a large town
 CLEAR_M = 8.0  # around a car that is spawned
 LIFT_M = 0.3  # above the road: a car spawned in the road would be refused
 SETTLE_TICKS = 10
@@ -34,10 +32,6 @@ PROBE_S = 2.0
 OFF_ROAD_M = 10.0
 
 T = TypeVar("T")
-
-
-class SimulatorGone(ResourceError):
-    """The simulator does not answer, or not any more."""
 
 
 class Session:
@@ -345,47 +339,6 @@ def open_session(
                 )
             )
         yield session
-
-
-def connect(host: str, port: int, timeout: float) -> carla.Client:
-    """A client of a CARLA that answers and has the client's own version.
-
-    Raises SimulatorGone or ResourceError.
-    """
-    import carla
-
-    address = f"{host}:{port}"
-    client = carla.Client(host, port)
-    client.set_timeout(timeout)
-    try:
-        theirs, ours = client.get_server_version(), client.get_client_version()
-    except RuntimeError as error:
-        raise explain(error, address) from error
-    if theirs.split("-")[0] != ours.split("-")[0]:
-        raise ResourceError(
-            f"{address} runs CARLA {theirs}, but the installed client is {ours}: start CARLA {ours} "
-            "or install the client of that version"
-        )
-    return client
-
-
-def explain(error: RuntimeError, address: str) -> ResourceError:
-    """What a person can do about an error of CARLA's client."""
-    text = " ".join(str(error).split())
-    if any(sign in text.lower() for sign in _GONE):
-        return SimulatorGone(
-            f"the simulator at {address} does not answer ({text[:160]}); check that it runs and "
-            "start it again, or allow it more time"
-        )
-    return ResourceError(f"the simulator at {address} refused: {text[:300]}")
-
-
-_GONE = ("time-out", "timeout", "timed out", "connection", "end of file", "broken pipe", "rpc::")
-
-
-def plain_town(name: str) -> str:
-    """``Carla/Maps/Town01_Opt`` as ``Town01``."""
-    return name.rpartition("/")[2].removesuffix("_Opt")
 
 
 def synchronous(session: Session, step: float) -> None:

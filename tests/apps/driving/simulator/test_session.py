@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from apps.driving.simulator.session import SimulatorGone, connect, explain, open_session, plain_town
+from apps.driving.simulator.connection import SimulatorGone, connect, explain, plain_town
+from apps.driving.simulator.session import open_session
 from core.errors import DataError, ResourceError, UsageError
 
 carla = pytest.importorskip("carla")
