@@ -52,9 +52,11 @@ class Course:
         x, y = x + past * np.cos(self.heading[-1]), y + past * np.sin(self.heading[-1])
         return np.stack([x, y], -1)
 
-    def allowed(self, s: float) -> float:
-        """m/s at ``s``; nothing past the end."""
-        return float(np.interp(s, self.s, self.speed)) if s < self.s[-1] + 1.0 else 0.0
+    def allowed(self, ahead: float = 0.0) -> float:
+        """m/s at ``ahead`` metres from the car; nothing once the car is past the end."""
+        if self.own > self.s[-1] + 1.0:
+            return 0.0
+        return float(np.interp(self.own + ahead, self.s, self.speed))
 
     def window(self, behind: float, ahead: float) -> tuple[int, int]:
         """First and end of the points from ``behind`` to ``ahead`` metres of the car."""

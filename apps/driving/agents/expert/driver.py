@@ -37,6 +37,7 @@ ROOM = 2.0  # m behind a junction that a car needs besides its length
 CREEPS = 2.5  # m/s: who is slower may be standing when we come
 PATIENCE = 25.0  # s, then a junction is entered although the way out is not free
 SHARE = 1.0  # of the limits
+LAG = 0.9  # s that the speed is behind a wish that falls
 HOLDS = 0.3  # m/s^2 less than free driving: held back
 
 
@@ -72,7 +73,8 @@ class Expert:
         front = course.own + self._front
         half = self._around.half
         speed = ego.speed
-        wish = course.allowed(course.own + max(speed, 0.0) * 0.3)
+        # slower when it will have to be, faster only when it may be
+        wish = min(course.allowed(max(speed, 0.0) * after) for after in (0.1, LAG))
         inside = bool(course.junction[course.index]) or self._entered(front)
         entry, exit = course.junction_after(front)
         parts = {"free": free(speed, wish)}
@@ -156,10 +158,10 @@ class Expert:
     def _decide(self, ego: Ego, parts: Mapping[str, float], wish: float) -> Decision:
         wanted = max(min(parts.values()), -HARDEST)
         dt = self._drive.interval
-        gear = self._drive.ego.get_control().gear
-        throttle, brake = self._handling.pedals(wanted, ego.speed, gear, dt)
+        last = self._drive.ego.get_control()
+        throttle, brake = self._handling.pedals(wanted, ego.speed, last.gear, dt)
         curvature = self._pursuit(ego)
-        steer = self._handling.wheel(curvature, ego.speed, ego.yaw_rate, dt)
+        steer = self._handling.wheel(curvature, ego.speed, ego.yaw_rate, last.steer, dt)
         target = min(wish, max(ego.speed + wanted, 0.0))
         hazards = {
             name: parts.get(name, math.inf) < parts["free"] - HOLDS
@@ -179,7 +181,7 @@ class Expert:
     def _pursuit(self, ego: Ego) -> float:
         """The curvature of the rear axle's arc to a point of the way ahead."""
         course, back = self._course, 0.5 * self._handling.base
-        look = min(max(0.55 * ego.speed + 2.2, 3.5), 12.0)
+        look = min(max(0.4 * ego.speed + 2.0, 3.0), 10.0)
         aim = to_ego(course.at(course.own + look), ego.xy, math.degrees(ego.yaw))
         x, y = float(aim[0]) + back, float(aim[1])
         return 2.0 * y / max(x * x + y * y, 1.0)

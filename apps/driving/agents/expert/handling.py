@@ -20,6 +20,7 @@ LEARN = 0.7  # 1/s: how fast the integral follows
 MOST = 2.0  # m/s^2 that it may come to
 STAND = 0.1  # m/s below which a car that is not to start is held
 HOLD = 0.6  # brake while standing
+TURNING = 2.5  # full locks a second, UE4's WheeledVehicleMovementComponent
 
 
 class Handling:
@@ -91,18 +92,22 @@ class Handling:
         brake = (-asked - ROLLING * GRAVITY - idle / self.mass) / max(stops, 0.1)
         return 0.0, float(np.clip(brake, 0.0, 1.0))
 
-    def wheel(self, curvature: float, speed: float, yaw_rate: float, dt: float) -> float:
-        """-1 .. 1 for a curvature (1/m, right positive) of the rear axle's path."""
+    def wheel(
+        self, curvature: float, speed: float, yaw_rate: float, applied: float, dt: float
+    ) -> float:
+        """-1 .. 1 for a curvature (1/m, right positive) of the rear axle's path.
+
+        ``applied``: the steer command since the last call, which another may have changed.
+        """
         share = float(np.interp(abs(speed) * 3.6, *self.curve))
         most = self.most * share
-        if speed > 2.0 and abs(self._steer) > 0.08:
+        # the front wheels follow the command, not at once
+        self._steer += float(np.clip(applied - self._steer, -TURNING * dt, TURNING * dt))
+        if speed > 2.0 and abs(self._steer) > 0.08 and abs(applied - self._steer) < 0.05:
             turned = yaw_rate / speed / (most * self._steer)
             if 0.4 < turned < 2.0:
                 self._turns += min(1.0, 1.0 * dt) * (turned - self._turns)
-        steer = float(np.clip(curvature / (most * self._turns), -1.0, 1.0))
-        # where the wheel is by the next decision: it needs a while
-        self._steer += float(np.clip(steer - self._steer, -2.5 * dt, 2.5 * dt))
-        return steer
+        return float(np.clip(curvature / (most * self._turns), -1.0, 1.0))
 
 
 def _curve(points: Any, default: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:

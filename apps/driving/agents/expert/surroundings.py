@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from core.errors import ResourceError
+
 SIGHT = 100.0  # m
 
 
@@ -46,11 +48,18 @@ class Surroundings:
         self._boxes: dict[int, tuple[float, float, float, float]] = {}
 
     def read(self) -> tuple[Ego, Bodies, Bodies]:
-        """(the car, vehicles and props, walkers) within ``SIGHT``."""
+        """(the car, vehicles and props, walkers) within ``SIGHT``.
+
+        ResourceError when the car has gone.
+        """
         import carla
 
         snapshot = self.world.get_snapshot()
         mine = snapshot.find(self.ego.id)
+        if mine is None:
+            raise ResourceError(
+                f"the car (actor {self.ego.id}) has gone from the simulator; was it destroyed?"
+            )
         transform = mine.get_transform()
         place = transform.location
         yaw = np.radians(transform.rotation.yaw)

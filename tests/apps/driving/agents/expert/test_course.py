@@ -20,7 +20,8 @@ def test_bends(course, radius: float) -> None:
     way = course(arc(radius, 90), limit=30.0)
     middle = len(way.s) - int(radius * 0.7)
     assert way.curvature[middle] == pytest.approx(1 / radius, rel=0.03)
-    speed = way.allowed(way.s[middle])
+    way.locate(way.xy[middle])
+    speed = way.allowed()
     assert speed**2 / radius <= SIDEWAYS * 1.05
     assert speed == pytest.approx(np.sqrt(SIDEWAYS * radius), rel=0.05)
 
@@ -39,9 +40,11 @@ def test_speeds_never_need_more_than_gentle_braking(course) -> None:
 
 
 def test_limits(course, straight) -> None:
-    assert straight.allowed(50.0) == 10.0
-    assert straight.allowed(250.0) == 0.0  # the way has ended
+    straight.locate(np.array([150.0, 0.0]))
+    assert straight.allowed(60.0) == 10.0
     assert course(straight.xy, limit=10.0, most=6.0).allowed(50.0) == 6.0
+    straight.locate(np.array([202.0, 0.0]))
+    assert straight.allowed() == 0.0  # the way has ended
 
 
 def test_places(straight) -> None:

@@ -87,19 +87,28 @@ def test_it_is_held_where_it_stands() -> None:
 def test_the_wheel_follows_the_curvature() -> None:
     handling = Handling(car())
     assert handling.base == pytest.approx(2.875)
-    right = handling.wheel(0.1, 5.0, 0.0, 0.1)
+    right = handling.wheel(0.1, 5.0, 0.0, 0.0, 0.1)
     assert right == pytest.approx(0.1 / 0.324, rel=0.15)
-    assert Handling(car()).wheel(-0.1, 5.0, 0.0, 0.1) == -right
-    assert Handling(car()).wheel(5.0, 5.0, 0.0, 0.1) == 1.0
-    assert Handling(car(base=4.0)).wheel(0.1, 5.0, 0.0, 0.1) > right
+    assert Handling(car()).wheel(-0.1, 5.0, 0.0, 0.0, 0.1) == -right
+    assert Handling(car()).wheel(5.0, 5.0, 0.0, 0.0, 0.1) == 1.0
+    assert Handling(car(base=4.0)).wheel(0.1, 5.0, 0.0, 0.0, 0.1) > right
 
 
 def test_a_car_that_turns_less_is_steered_more() -> None:
     handling = Handling(car())
-    first = steer = handling.wheel(0.1, 5.0, 0.0, 0.1)
+    first = steer = handling.wheel(0.1, 5.0, 0.0, 0.0, 0.1)
     for _ in range(60):
-        steer = handling.wheel(0.1, 5.0, 0.7 * 0.324 * 0.96 * steer * 5.0, 0.1)
+        steer = handling.wheel(0.1, 5.0, 0.7 * 0.324 * 0.96 * steer * 5.0, steer, 0.1)
     assert steer / first == pytest.approx(1 / 0.7, rel=0.15)
+
+
+def test_a_hand_on_the_wheel_teaches_nothing_wrong() -> None:
+    """Another steers to the left meanwhile, and the car does as it is told."""
+    handling = Handling(car())
+    first = handling.wheel(0.1, 5.0, 0.0, 0.0, 0.1)
+    for _ in range(60):
+        last = handling.wheel(0.1, 5.0, -0.3 * 0.324 * 0.93 * 5.0, -0.3, 0.1)
+    assert last == pytest.approx(first, rel=0.1)
 
 
 def test_a_car_that_tells_nothing_of_itself() -> None:
