@@ -81,7 +81,7 @@ def print_evaluation(report: Mapping[str, Any]) -> None:
     """A row an agent, with 95 % intervals over routes and seeds."""
     width = max(12, *(len(row["agent"]) + 2 for row in report["rows"]))
     print(
-        f"{'agent':<{width}}{'score 2.1':>20}{'score 1.0':>20}{'route completion %':>22}"
+        f"{'agent':<{width}}{'score 2.1':>22}{'score 1.0':>22}{'route completion %':>22}"
         f"{'success':>9}{'ms':>7}  infractions"
     )
     for row in report["rows"]:
@@ -91,7 +91,7 @@ def print_evaluation(report: Mapping[str, Any]) -> None:
         )
         pace = row["decision_ms"]
         print(
-            f"{row['agent']:<{width}}{score:>20}{older:>20}{done:>22}{row['success_rate']:>9.2f}"
+            f"{row['agent']:<{width}}{score:>22}{older:>22}{done:>22}{row['success_rate']:>9.2f}"
             f"{pace:>7.1f}  {_infractions(row['infractions'])}"
         )
 
