@@ -173,7 +173,9 @@ def test_depth_that_is_no_number_is_driven_with() -> None:
 def test_other_cameras_than_trained_with_are_refused() -> None:
     agent = LearnedAgent(Scripted())
     turned = Rig(tuple(Camera(c.name, c.yaw / 2) for c in LETFUSER.cameras))
-    with pytest.raises(DataError, match=r"'small'.* other cameras .*'left' with yaw -60.0, not -30"):
+    with pytest.raises(
+        DataError, match=r"'small'.* other cameras .*'left' with yaw -60.0, not -30"
+    ):
         agent.begin(drive(turned))
 
 
