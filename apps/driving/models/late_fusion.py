@@ -92,6 +92,7 @@ class LateFusion(Driver):
             fine=decoded[-1],
             other=self.depth(nearness(depth)[:, None]),
             points=self.points(depth),
+            picture=picture,
         )
 
     def fusion_parameters(self) -> list[nn.Parameter]:

@@ -79,6 +79,7 @@ class LeTFuser(Driver):
             fine=decoded[-1],
             other=self.cloud_encoder(birdseye),
             points=self.points(depth),
+            picture=picture,
         )
 
     def fusion_parameters(self) -> list[nn.Parameter]:

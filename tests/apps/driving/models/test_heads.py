@@ -25,24 +25,83 @@ def test_waypoints_add_up() -> None:
     torch.testing.assert_close(waypoints[0], expected)
 
 
-def test_one_bright_spot_anywhere_changes_the_lights_more_than_its_share_of_the_mean() -> None:
-    """A lamp is a position or two in thousands; its evidence must not drown in their mean."""
+CLASSES = ("road", "sign", "traffic_light")
+
+
+def scene(rows: int = 40, columns: int = 240) -> dict[str, torch.Tensor]:
+    """A road everywhere, 20 m away, in the dark."""
+    semantics = torch.zeros(1, 3, rows, columns)
+    semantics[:, 0] = 5.0
+    return {
+        "x": torch.zeros(1, 4, rows, columns),
+        "semantics": semantics,
+        "points": torch.full((1, 3, rows, columns), 20.0),
+        "picture": torch.full((1, 3, 4 * rows, 4 * columns), -2.0),
+    }
+
+
+def lamp(parts: dict[str, torch.Tensor], colour: tuple[float, float, float]) -> None:
+    """One pixel of ``colour`` inside a single position that is a traffic light."""
+    parts["semantics"][0, :, 7, 150] = torch.tensor([0.0, 0.0, 5.0])
+    parts["picture"][0, :, 30, 602] = torch.tensor(colour)
+
+
+def test_the_colour_of_one_lamp_among_thousands_of_positions_is_seen() -> None:
+    """Untrained, red against green changes the features as if the lamp were all there is to see.
+
+    In the mean of 9600 positions it would be lost by a factor of that many.
+    """
     torch.manual_seed(0)
-    head = SignalHead(4)
-    x, points = torch.zeros(1, 4, 40, 240), torch.zeros(1, 3, 40, 240)
-    spot = x.clone()
-    spot[0, :, 7, 150] = 5.0
-    features, dark = head(spot, points)[0], head(x, points)[0]
-    alone = head(spot[..., 7:8, 150:151], points[..., 7:8, 150:151])[0]
-    assert (features - dark).norm() > 0.2 * (alone - dark).norm()
+    head = SignalHead(4, CLASSES)
+
+    def features(colour: tuple[float, float, float], *, alone: bool) -> torch.Tensor:
+        parts = scene()
+        lamp(parts, colour)
+        if alone:
+            parts["picture"] = parts["picture"][..., 28:32, 600:604]
+            for name in ("x", "semantics", "points"):
+                parts[name] = parts[name][..., 7:8, 150:151]
+        return head(**parts)[0]
+
+    red, green = (2.0, -2.0, -2.0), (-2.0, 2.0, -2.0)
+    whole = features(red, alone=False) - features(green, alone=False)
+    only = features(red, alone=True) - features(green, alone=True)
+    assert whole.norm() > 0.05 * only.norm()
+
+
+def test_the_looks_begin_at_what_is_looked_for() -> None:
+    """A change at the lamp's position moves the logits more than the same one on the road."""
+    torch.manual_seed(0)
+    head = SignalHead(4, CLASSES)
+    parts = scene()
+    lamp(parts, (2.0, -2.0, -2.0))
+    parts["x"].requires_grad_()
+    head(**parts)[1].sum().backward()
+    gradient = parts["x"].grad
+    assert gradient is not None
+    assert gradient[0, :, 7, 150].norm() > 100 * gradient[0, :, 30, 20].norm() > 0
+
+
+def test_no_gradient_passes_to_the_semantics() -> None:
+    head = SignalHead(4, CLASSES)
+    parts = scene()
+    parts["semantics"].requires_grad_()
+    head(**parts)[1].sum().backward()
+    assert parts["semantics"].grad is None
 
 
 def test_where_a_lamp_is_matters() -> None:
     torch.manual_seed(0)
-    head = SignalHead(4)
-    x = torch.rand(1, 4, 10, 10)
-    near, far = (torch.full((1, 3, 10, 10), v) for v in (2.0, 25.0))
-    assert not torch.allclose(head(x, near)[1], head(x, far)[1])
-    unknown = far.clone()
-    unknown[0, 0] = torch.nan
-    assert head(x, unknown)[1].isfinite().all()
+    head = SignalHead(4, CLASSES)
+    near, far, unknown = scene(), scene(), scene()
+    for parts, distance in ((near, 2.0), (far, 25.0), (unknown, 25.0)):
+        lamp(parts, (2.0, -2.0, -2.0))
+        parts["points"][:] = distance
+    unknown["points"][0, 0] = torch.nan
+    assert not torch.allclose(head(**near)[1], head(**far)[1])
+    assert head(**unknown)[1].isfinite().all()
+
+
+def test_any_classes_will_do() -> None:
+    head = SignalHead(4, ("ground", "rest", "sky"))
+    assert head(**scene())[1].isfinite().all()
