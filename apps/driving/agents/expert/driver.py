@@ -28,6 +28,8 @@ from apps.driving.rig import LETFUSER, Rig
 from apps.driving.routes.plan import to_ego
 
 BEFORE_LINE = 0.8  # m from the bumper
+PASSED, JUST_OVER = 0.5, 3.0  # m that the bumper is over a line
+BEHIND_LINE = 12.0  # m: a junction so near behind a light is the light's
 LOOK = 60.0  # m: lights and signs farther away do not matter yet
 YELLOW_SPARE = 0.5  # s: over the line so long before red, or stop
 YELLOW_BRAKE = 5.0  # m/s^2: more than that is no way to stop for yellow
@@ -63,6 +65,7 @@ class Expert:
         self._yielding = Yielding(Lanes(drive.map))
         self._obeyed: set[Line] = set()
         self._waited = 0.0  # s that it has stood for others
+        self._let_pass = 0.0  # s that it has stood for people
 
     def act(self, observation: Observation) -> Decision:
         """Looks at the world itself; of the observation nothing is needed."""
@@ -76,7 +79,7 @@ class Expert:
         # slower when it will have to be, faster only when it may be
         wish = min(course.allowed(max(speed, 0.0) * after) for after in (0.1, LAG))
         inside = bool(course.junction[course.index]) or self._entered(front)
-        entry, exit = course.junction_after(front)
+        entry, exit = self._gate(front)
         parts = {"free": free(speed, wish)}
 
         ahead = leaders(course, bodies, speed, front, float(half[1]))
@@ -84,7 +87,7 @@ class Expert:
         parts["vehicle"] = follow(speed, leader.gap, max(leader.speed, 0.0))
         blocked = math.inf
         if entry - front < LOOK and self._no_room(ahead, entry, exit):
-            blocked = entry - front
+            blocked = entry - BEFORE_LINE - front
         others = self._yielding.find(
             course, bodies, self._signals.barred(),
             speed=speed, wish=max(wish, 3.0), front=front, half=half,
@@ -96,9 +99,11 @@ class Expert:
             parts["vehicle"] = min(parts["vehicle"], halt(speed, max(blocked, 0.0)))
         self._waited = self._waited + dt if blocked < 6.0 and speed < 0.3 else 0.0
 
-        person = walkers(course, people, speed, wish, front, float(half[1]))
+        share = 1.0 if self._let_pass < PATIENCE else 0.2
+        person = walkers(course, people, speed, wish, front, float(half[1]), share)
         if person < math.inf:
             parts["walker"] = halt(speed, max(person, 0.0))
+        self._let_pass = self._let_pass + dt if person < 6.0 and speed < 0.3 else 0.0
         light, sign = self._lines(front, speed)
         if light < math.inf:
             parts["light"] = halt(speed, max(light, 0.0))
@@ -117,6 +122,14 @@ class Expert:
         course = self._course
         index = min(int(np.searchsorted(course.s, front)), len(course.s) - 1)
         return bool(course.junction[index])
+
+    def _gate(self, front: float) -> tuple[float, float]:
+        """s of where the next junction or light is entered, and of where one has left it."""
+        entry, exit = self._course.junction_after(front)
+        for line in self._signals.lines:
+            if line.light is not None and front - PASSED < line.s < entry:
+                return line.s, exit if entry - line.s < BEHIND_LINE else line.s + 1.0
+        return entry, exit
 
     def _no_room(self, ahead: list[Leader], entry: float, exit: float) -> bool:
         """Whether one who hardly moves leaves no room behind the junction ahead."""
@@ -142,10 +155,11 @@ class Expert:
                     continue
                 sign = min(sign, to)
                 continue
+            # who stands with the bumper just over the line has not driven through it
+            if to < -PASSED and (speed > 1.0 or to < -JUST_OVER):
+                continue
             state = line.light.state
-            if to < -0.5 or state not in (
-                carla.TrafficLightState.Red, carla.TrafficLightState.Yellow
-            ):  # fmt: skip
+            if state not in (carla.TrafficLightState.Red, carla.TrafficLightState.Yellow):
                 continue
             if state == carla.TrafficLightState.Yellow:
                 left = line.light.get_yellow_time() - line.light.get_elapsed_time() - YELLOW_SPARE

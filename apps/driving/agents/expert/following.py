@@ -116,9 +116,18 @@ def most(found: list[Leader], speed: float) -> Leader:
 
 
 def walkers(
-    course: Course, people: Bodies, speed: float, wish: float, front: float, half_width: float
+    course: Course,
+    people: Bodies,
+    speed: float,
+    wish: float,
+    front: float,
+    half_width: float,
+    share: float = 1.0,
 ) -> float:
-    """Metres to where the car must stand for whoever walks, or will, on its way; inf for nobody."""
+    """Metres to where the car must stand for whoever walks, or will, on its way; inf for nobody.
+
+    ``share``: of the air beside them that is left them, less when everybody has waited for long.
+    """
     if not len(people.id):
         return math.inf
     reach = 20.0 + 3.0 * speed + speed * speed / 5.0
@@ -137,7 +146,7 @@ def walkers(
     beside = np.abs(beyond[:, :, 1] * c - beyond[:, :, 0] * sn)
     at = s[nearest] + along
     walks = np.hypot(*velocity.T) > 0.15
-    room = half_width + half.max(1) + np.where(walks, ELBOW, BERTH)
+    room = half_width + half.max(1) + share * np.where(walks, ELBOW, BERTH)
     ahead = at - front
     on = (beside < room[:, None]) & (np.abs(along) < 2.0) & (ahead > -1.0)
     # When the bumper comes there, and when the rear has gone by.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from apps.driving.agents.expert.driver import BEFORE_LINE, Expert
+from apps.driving.agents.expert.signals import Line
 from apps.driving.agents.expert.yielding import Yielding
 
 pytest.importorskip("carla")
@@ -95,3 +100,32 @@ def test_yielding_forgets_who_has_gone(bodies) -> None:
     yielding._watch(bodies((0.0, 0.0, 0.0, 0.0), (9.0, 0.0, 0.0, 0.0)), 0.1)
     yielding._watch(bodies((0.0, 0.0, 0.0, 0.0)), 0.1)
     assert yielding._stood == {1: pytest.approx(0.2)}
+
+
+def at_light(state: str, front: float, speed: float, elapsed: float = 0.0) -> float:
+    """Metres to stand at for a light at s = 50 whose yellow lasts 3 s."""
+    import carla
+
+    light = SimpleNamespace(
+        state=getattr(carla.TrafficLightState, state),
+        get_yellow_time=lambda: 3.0,
+        get_elapsed_time=lambda: elapsed,
+    )
+    expert = Expert()
+    expert._signals = SimpleNamespace(lines=[Line(50.0, light, 1)])  # type: ignore[assignment]
+    expert._around = SimpleNamespace(half=np.array([2.4, 1.0]))  # type: ignore[assignment]
+    return expert._lines(front, speed)[0]
+
+
+def test_lights() -> None:
+    assert at_light("Red", 40.0, 8.0) == pytest.approx(10.0 - BEFORE_LINE)
+    assert at_light("Green", 40.0, 8.0) == math.inf
+    assert at_light("Red", 51.5, 5.0) == math.inf  # in the junction already
+    assert at_light("Red", 51.5, 0.0) < 0.0  # stood there before it was red: does not drive on
+
+
+def test_yellow_lights() -> None:
+    assert at_light("Yellow", 45.0, 8.0) == math.inf  # the rear is over the line in time
+    assert at_light("Yellow", 30.0, 8.0, elapsed=1.5) == pytest.approx(20.0 - BEFORE_LINE)
+    assert at_light("Yellow", 46.0, 12.0, elapsed=2.9) == math.inf  # cannot stop any more
+    assert at_light("Yellow", 45.0, 2.0) == pytest.approx(5.0 - BEFORE_LINE)
