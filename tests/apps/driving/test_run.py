@@ -11,20 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from apps.driving.routes.files import read_routes
 from apps.driving.world.maps.opendrive import check_opendrive
 
 pytest.importorskip("carla")
 
 ROOT = Path(__file__).resolve().parents[3]
 TOWN01 = ROOT / "samples" / "Town01.xodr"
+ROUTES = ROOT / "samples" / "routes.xml"
 
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "apps/driving/run.py"), *map(str, arguments)]
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
+def run(*arguments: object, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=seconds)
 
 
 @pytest.fixture
@@ -134,17 +136,115 @@ def test_check_counts_what_is_in_a_map(tmp_path):
     assert refused.stderr.startswith("error: ")
 
 
-def test_calls_need_neither_numpy_nor_carla():
+def test_routes_are_drawn_for_a_town(tmp_path):
+    out = tmp_path / "routes.xml"
+    drawn = ("routes", "--town", "procedural:3", "--count", 2, "--longest", 300, "--out", out)
+    done = run(*drawn, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    specs = read_routes(out)
+    assert {spec.id for spec in specs} == report["metres"].keys()
+    assert {spec.town for spec in specs} == {report["town"]}
+    assert all(150 <= metres <= 300 for metres in report["metres"].values())
+    assert run(*drawn).returncode == 2, "the file is there already"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("drive", "--routes", ROUTES, "--agent", "exprt"), 2, "exprt"),
+        (("drive", "--routes", "no.xml", "--agent", "expert"), 3, "no.xml"),
+        (("drive", "--routes", ROUTES, "--agent", "expert", "--town", "no.xodr"), 3, "no.xodr"),
+        (("drive", "--routes", ROUTES, "--agent", "expert", "--town", "procedural:1"), 3, "Town01"),
+        (("drive", "--routes", ROUTES, "--agent", "expert", "--weather", "snow"), 2, "snow"),
+        (("drive", "--routes", ROUTES, "--agent", "expert", "--host", "127.0.0.1", "--port", 9), 4, ":9"),
+        (("collect", "--frames", 5, "--town", "no.xodr"), 3, "no.xodr"),
+        (("train", "no-data"), 2, "no-data"),
+        (("train", "no-data", "--balance", "gradnrm"), 2, "gradnorm"),
+        (("train", "no-data", "--model", "smal"), 2, "small"),
+    ],
+)  # fmt: skip
+def test_bad_verbs_are_one_line(arguments, code, words, tmp_path):
+    done = run(*arguments, "--out", tmp_path / "out")
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_recordings_that_are_none():
+    done = run("recordings", ROOT / "docs")
+    assert done.returncode == 3
+    assert "docs" in done.stderr
+
+
+@pytest.mark.slow
+def test_from_a_town_to_a_scored_drive(tmp_path):
+    """Collect, check, train, draw a route, drive it with what was trained: by the command line alone."""
+    drives, mine, routes, out = (tmp_path / name for name in ("drives", "mine", "r.xml", "out"))
+    collected = run(
+        *("collect", "--town", "procedural:1", "--frames", 60, "--traffic", 4, "--walkers", 2),
+        *("--out", drives, "--json"),
+        seconds=200,
+    )
+    assert collected.returncode == 0, collected.stderr
+    report = json.loads(collected.stdout)
+    assert report["frames"] >= 60
+    assert not report["lost"]
+
+    checked = run("recordings", drives, "--json")
+    assert checked.returncode == 0, checked.stdout
+    assert json.loads(checked.stdout)["frames"] == report["frames"]
+
+    changes = ("batch=2", "val_frames=4", "test_frames=4", "gradnorm.warmup=1")
+    trained = run(
+        *("train", drives, "--model", "small", "--max-steps", 3, "--out", mine, "--json"),
+        *(word for change in changes for word in ("--set", change)),
+        seconds=200,
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["steps"] == 3
+    assert {path.name for path in mine.iterdir()} >= {"model.safetensors", "model.json"}
+
+    drawn = run("routes", "--town", "procedural:2", "--count", 1, "--shortest", 60,
+                "--longest", 100, "--out", routes)  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    driven = run(
+        *("drive", "--town", "procedural:2", "--routes", routes, "--agent", mine, "--supervisor"),
+        *("--traffic", 2, "--out", out, "--json"),
+        seconds=400,
+    )
+    assert driven.returncode == 0, driven.stderr
+    score = json.loads(driven.stdout)
+    assert {
+        "driving_score_2_1",
+        "driving_score_1_0",
+        "route_completion",
+        "infractions",
+    } <= score.keys()
+    (route,) = score["routes"]
+    assert route["status"] != "failed: simulation crashed"
+    assert 0 <= score["driving_score_2_1"] <= score["route_completion"] <= 100
+    (film,) = out.glob("*.mp4")
+    assert film.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("verb", ["calls", "agents"])
+def test_lists_need_neither_numpy_nor_carla(verb):
     code = (
-        "import sys; sys.argv = ['run.py', 'calls', '--json']; import runpy\n"
+        f"import sys; sys.argv = ['run.py', '{verb}', '--json']; import runpy\n"
         "try: runpy.run_path('apps/driving/run.py', run_name='__main__')\n"
         "except SystemExit as stop: assert stop.code == 0\n"
-        "assert not {'numpy', 'carla', 'msgpack'} & sys.modules.keys()\n"
+        "assert not {'numpy', 'torch', 'carla', 'msgpack'} & sys.modules.keys()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=30
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
+    if verb == "agents":
+        assert {"expert", "constant", "blind"} <= report["agents"].keys()
+        return
     assert report["carla"] == "0.9.16"
     assert {"call", "python", "status", "note"} == report["calls"][0].keys()
