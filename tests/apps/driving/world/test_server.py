@@ -567,7 +567,10 @@ def test_synchronous_from_the_start_stands_still(tmp_path):
         (fact,) = Program(
             port,
             """
-            before = world.get_snapshot().frame
+            # A client of a synchronous world does not wait for the first state to arrive.
+            deadline = time.monotonic() + 30
+            while not (before := world.get_snapshot().frame) and time.monotonic() < deadline:
+                time.sleep(0.01)
             time.sleep(0.3)
             show(
                 still=world.get_snapshot().frame == before,
