@@ -1,8 +1,10 @@
-"""Closed-loop driving: agents x towns x seeds, each with and without the safety supervisor.
+"""Closed-loop driving: agents x towns x seeds, those that look also under the safety supervisor.
 
     python benchmarks/driving_agent.py                     # the shipped agent and the baselines
-    python benchmarks/driving_agent.py --agents expert --towns samples/Town01.xodr=samples/routes.xml
+    python benchmarks/driving_agent.py --agents expert --towns --known samples/Town01.xodr=samples/routes.xml \\
+        --limit 10 --out benchmarks/results/driving_expert.json
     python benchmarks/driving_agent.py --agents small --towns procedural:901 --routes 3 --seeds 0
+    python benchmarks/driving_agent.py --towns TOWNS/Town10HD.xodr procedural:901
 
 A town is ``TOWN=ROUTES.xml``, or ``TOWN`` alone, for which ``--routes`` routes are drawn from its
 name. Towns given by ``--known`` are those that a trained agent has seen; they are reported apart. The
@@ -34,7 +36,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-AGENTS = ("small", "expert", "constant", "blind")
+AGENTS = ("small", "late-fusion", "constant", "blind", "expert")
+GUARDED = ("small", "late-fusion")
 TOWNS = ("procedural:901", "procedural:902", "procedural:903")
 KEPT = (
     "driving_score_2_1", "driving_score_2_1_min_speed", "driving_score_1_0", "route_completion",
@@ -63,10 +66,8 @@ def routes_of(town: str, count: int, work: Path) -> tuple[str, Path]:
     return name, path
 
 
-def drive(
-    args: argparse.Namespace, town: str, routes: Path, guarded: list[bool]
-) -> dict[str, list[dict[str, Any]]]:
-    """Results by agent; the expert is not guarded, for it is the ceiling as it is."""
+def drive(args: argparse.Namespace, town: str, routes: Path) -> dict[str, list[dict[str, Any]]]:
+    """Results by agent; those of ``--guarded`` once more under the supervisor."""
     from apps.driving.evaluation.runner import evaluate
     from core.progress import get_progress
 
@@ -78,7 +79,7 @@ def drive(
             [agent],
             out=args.work / Path(town).stem.replace(":", ""),
             seeds=args.seeds,
-            supervisor=[False] if agent == "expert" else guarded,
+            supervisor=[False, True] if agent in args.guarded else [False],
             traffic=args.traffic,
             walkers=args.walkers,
             weather=args.weather,
@@ -125,7 +126,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--agents", nargs="+", default=list(AGENTS))
-    parser.add_argument("--towns", nargs="+", default=list(TOWNS), metavar="TOWN[=ROUTES]")
+    parser.add_argument("--towns", nargs="*", default=list(TOWNS), metavar="TOWN[=ROUTES]")
     parser.add_argument("--known", nargs="+", default=[], metavar="TOWN[=ROUTES]")
     parser.add_argument("--routes", type=int, default=5, help="routes drawn for a town without any")
     parser.add_argument("--limit", type=int, help="only the first routes of each town")
@@ -133,7 +134,8 @@ def main() -> None:
     parser.add_argument("--traffic", type=int, default=20)
     parser.add_argument("--walkers", type=int, default=10)
     parser.add_argument("--weather", default="varied", choices=["routes", "varied", "clear"])
-    parser.add_argument("--supervisor", default="both", choices=["both", "with", "without"])
+    parser.add_argument("--guarded", nargs="*", default=list(GUARDED), metavar="AGENT",
+                        help="those also driven under the safety supervisor")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / "out/driving_agent")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/driving_agent.json")
@@ -144,7 +146,6 @@ def main() -> None:
     from core.files import write_json
     from core.reporting import environment
 
-    guarded = {"both": [False, True], "with": [True], "without": [False]}[args.supervisor]
     result: dict[str, Any] = {
         "command": " ".join(["python", "benchmarks/driving_agent.py", *sys.argv[1:]]),
         "seeds": args.seeds,
@@ -159,7 +160,7 @@ def main() -> None:
             pooled: dict[str, list[dict[str, Any]]] = {}
             for given in towns:
                 town, routes = routes_of(given, args.routes, args.work)
-                results = drive(args, town, routes, guarded)
+                results = drive(args, town, routes)
                 for agent, found in results.items():
                     pooled.setdefault(agent, []).extend(found)
                 result["towns"][Path(town).stem] = {"group": group, "rows": rows_of(results)}

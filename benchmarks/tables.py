@@ -59,6 +59,10 @@ def tables(results: Path = ROOT / "benchmarks" / "results") -> str:
         parts.append(many_series(load(results, "many_series")))
     if (results / "driving_world.json").exists():
         parts.append(driving_world(load(results, "driving_world")))
+    if (results / "driving_agent.json").exists():
+        parts.append(driving_agent(load(results, "driving_agent")))
+    if (results / "driving_expert.json").exists():
+        parts.append(driving_expert(load(results, "driving_expert")))
     if (results / "startup.json").exists():
         parts.append(startup(load(results, "startup")))
     parts.append(
@@ -442,6 +446,60 @@ def driving_world(result: dict[str, Any]) -> str:
     lines += ["", f"Three views, all three sensors, processor time: {costs} ({peer['name']}:"
                   f" {peer['camera_cpu_s']:.2f} s)."]  # fmt: skip
     return "\n".join(lines)
+
+
+def driving_agent(result: dict[str, Any]) -> str:
+    """Drivers in towns that the learned ones never saw: scores, and what went wrong."""
+    towns = [name for name, about in result["towns"].items() if about["group"] == "unseen"]
+    rows = result["unseen"]
+    drives, seeds = rows[0]["routes_driven"], len(result["seeds"])
+    lines = [
+        f"**Driving**, {', '.join(towns)}: {drives // seeds} routes, {seeds} seeds of traffic"
+        f" ({result['traffic']} vehicles, {result['walkers']} walkers) and weather; no learned driver"
+        " has seen these towns. Driving scores by the CARLA Leaderboard's formulas, without its"
+        " scenarios and its minimum speed; 95 % intervals over routes and seeds.",
+        "",
+        "| driver | completion, % | score 2.1 | score 1.0 | red lights | collisions | of a decision, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: -row["driving_score_2_1"]):
+        found, bounds = row["infractions"], row["intervals"]
+        hits = sum(count for kind, count in found.items() if kind.startswith("collisions"))
+        cells = [
+            spread(
+                {
+                    "mean": row[metric],
+                    "low": bounds[metric][0],
+                    "high": bounds[metric][1],
+                    "undefined": 0,
+                },
+                1,
+            )
+            for metric in ("route_completion", "driving_score_2_1", "driving_score_1_0")
+        ]
+        name = row["agent"].replace("+supervisor", ", supervised")
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {found['red_light']} | {hits} |"
+            f" {row['decision_ms']:.0f} |"
+        )
+    lines += ["", f"Red lights and collisions are counts over {rows[0]['driven_km']:.1f} km or so."
+                  " `expert` sees the simulator's own state; `constant` and `blind` do not look."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def driving_expert(result: dict[str, Any]) -> str:
+    """The teacher on routes of a town that everybody knows."""
+    (row,) = result["known"]
+    bounds = row["intervals"]
+    score, done = (
+        spread({"mean": row[m], "low": bounds[m][0], "high": bounds[m][1], "undefined": 0}, 1)
+        for m in ("driving_score_2_1", "route_completion")
+    )
+    return (
+        f"**The expert that the drivers learn from**, {', '.join(result['towns'])},"
+        f" {row['routes_driven']} drives with {result['traffic']} vehicles and {result['walkers']}"
+        f" walkers ({len(result['seeds'])} seeds): route completion {done} %, driving score (2.1) {score}."
+    )
 
 
 def startup(result: dict[str, Any]) -> str:

@@ -21,6 +21,13 @@ from apps.driving.training.metrics import Metrics
 Batch = Mapping[str, Tensor]
 
 
+def inputs_of(batch: Batch) -> Inputs:
+    """What of a batch a driver sees."""
+    return Inputs(
+        batch["rgb"], batch["depth"], batch["speed_input"], batch["target"], batch["command"]
+    )
+
+
 class Trainee(nn.Module):
     """A driver and the state of its balance, together in one checkpoint. The average has both too."""
 
@@ -31,10 +38,7 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The fields of the model's ``Outputs``, by name."""
-        inputs = Inputs(
-            batch["rgb"], batch["depth"], batch["speed_input"], batch["target"], batch["command"]
-        )
-        outputs: dict[str, Tensor] = self.model(inputs)._asdict()
+        outputs: dict[str, Tensor] = self.model(inputs_of(batch))._asdict()
         return outputs
 
 
