@@ -3,7 +3,7 @@
 ``small``       LeTFuser for a CPU: a CvT of three stages behind a convolutional stem.
 ``small-mamba`` the same with Mamba mixers in place of CvT's attention.
 ``cvt13``       LeTFuser's sizes: CvT-13, a U-Net decoder, EfficientNet-B1 on the bird's eye.
-``late-fusion`` the baseline: a ResNet-18 on RGB, a small CNN on depth, joined at their ends.
+``late-fusion`` the baseline: a narrow ResNet-18 on RGB, a small CNN on depth, joined at their ends.
 
 Nothing here imports torch.
 """
@@ -115,6 +115,7 @@ class ModelConfig(StrictModel):
     decoder: DecoderConfig = DecoderConfig(widths=(96, 64, 48))
     cloud: CloudConfig = CloudConfig()
     birdseye: tuple[Positive, ...] | Literal["efficientnet-b1"] = (24, 48, 96)
+    resnet: Positive = 64  # channels of late fusion's ResNet-18 at its first level
     depth: tuple[Positive, ...] = (16, 32, 64, 96)  # of late fusion's CNN on depth
     fusion: Literal["mean", "attention"] = "attention"
     hidden: Positive = 160
@@ -194,7 +195,7 @@ PRESETS: Mapping[str, ModelConfig] = {
             fusion="mean",
             hidden=232,
         ),
-        ModelConfig(name="late-fusion", architecture="late-fusion", neck=256, fusion="mean"),
+        ModelConfig(name="late-fusion", architecture="late-fusion", resnet=32, fusion="mean"),
     )
 }
 

@@ -1,7 +1,7 @@
 """The baseline: two convolutional networks, on RGB and on depth, joined only at their ends.
 
-ResNet-18 (He et al., CVPR 2016; MONAI's, from fresh weights) sees the RGB panorama, a small network
-of strided convolutions the depth panorama; the means of both ends are fused.  This is the "late
+ResNet-18 (He et al., CVPR 2016; MONAI's, from fresh weights; ``config.resnet`` channels at its first
+level, 64 in the paper) sees the RGB panorama, a small network of strided convolutions the depth panorama; the means of both ends are fused.  This is the "late
 fusion" of TransFuser's comparison (Prakash et al., CVPR 2021, section 4) with depth in the place of
 lidar.  Decoder and heads are LeTFuser's.  The bird's eye is drawn to be looked at; nothing here
 reads it.
@@ -20,19 +20,23 @@ from apps.driving.models.config import ModelConfig
 from apps.driving.models.encoder import Normalise, SemanticDecoder, conv, initialise
 from apps.driving.models.heads import Heads
 
-_CHANNELS, _STRIDES = (64, 64, 128, 256, 512), (2, 4, 8, 16, 32)
+_STRIDES = (2, 4, 8, 16, 32)
 
 
 class ResNet18(nn.Module):
-    """(B, 3, H, W) -> maps of ``_CHANNELS`` at ``_STRIDES``, finest first."""
+    """(B, 3, H, W) -> maps of ``channels`` at strides 2 to 32, finest first.
 
-    def __init__(self) -> None:
+    ``width``: channels of the first two maps; each that follows has twice as many.
+    """
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        from monai.networks.nets import resnet18
+        from monai.networks.nets import ResNet
 
-        net: Any = resnet18(
-            spatial_dims=2, n_input_channels=3, conv1_t_stride=2, shortcut_type="B",
-            feed_forward=False,
+        self.channels = (width, width, 2 * width, 4 * width, 8 * width)
+        net: Any = ResNet(
+            "basic", [2, 2, 2, 2], list(self.channels[1:]), spatial_dims=2, n_input_channels=3,
+            conv1_t_stride=2, shortcut_type="B", feed_forward=False,
         )  # fmt: skip
         self.levels = nn.ModuleList(
             (
@@ -59,9 +63,10 @@ class LateFusion(Driver):
         super().__init__(config)
         classes, (height, _) = len(config.classes), config.rig.size
         self.normalise = Normalise()
-        self.rgb = ResNet18()
-        self.neck = conv(_CHANNELS[-1], config.neck, kernel=1)
-        self.decoder = SemanticDecoder(config.neck, _CHANNELS, _STRIDES, classes, config.decoder)
+        self.rgb = ResNet18(config.resnet)
+        channels = self.rgb.channels
+        self.neck = conv(channels[-1], config.neck, kernel=1)
+        self.decoder = SemanticDecoder(config.neck, channels, _STRIDES, classes, config.decoder)
         self.depth = CloudEncoder(1, config.depth)
         self.cloud = DepthCloud(
             config.rig, config.width, classes, config.decoder.stride, config.cloud

@@ -14,8 +14,8 @@ Code: pagand/e2etransfuser, branch cvpr-w, ``x13/model.py`` with ``kind="min_cvt
 What differs from the paper and from its code is said in each of those modules.  ``small`` differs
 most: it sees all of the 180 degrees, its CvT works at strides 8, 16 and 32 behind a stem of two
 convolutions, and it fuses by attention.  One decision, batch of one, on one thread of an EPYC of 2024
-(float32): ``small`` (1.9 M parameters) 29 ms, ``small-mamba`` (2.1 M) 34, ``late-fusion`` (12.0 M)
-96, ``cvt13`` (23.3 M) 362; a training sample of ``small`` in batches of 16, both ways: 70 ms, and 52
+(float32): ``small`` (1.9 M parameters) 29 ms, ``small-mamba`` (2.1 M) 34, ``late-fusion`` (3.4 M)
+38, ``cvt13`` (23.3 M) 362; a training sample of ``small`` in batches of 16, both ways: 70 ms, and 52
 in bfloat16.
 """
 
