@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.driving.agents.expert.lanes import Lanes
+from apps.driving.agents.expert.lanes import STEP, Lanes, _to_the_end
+from apps.driving.world.maps.procedural import generate
 
 carla = pytest.importorskip("carla")
 ROOT = Path(__file__).resolve().parents[5]
@@ -69,3 +70,25 @@ def test_nothing_for_one_who_is_on_no_lane_or_drives_across(lanes: Lanes, places
     at = waypoint.transform
     place = np.array([at.location.x, at.location.y])
     assert lanes.ways(place, np.radians(at.rotation.yaw + 90), 30.0) == []
+
+
+def test_lanes_of_whole_metres_have_an_end() -> None:
+    """CARLA's library raises where a step falls on a lane's end; the lane is followed all the same."""
+    town = carla.Map("Procedural30", generate(30))
+    raised = 0
+    for waypoint in town.generate_waypoints(2.0):
+        try:
+            waypoint.next_until_lane_end(STEP)
+        except RuntimeError:
+            raised += 1
+            rest = _to_the_end(waypoint)
+            assert _left(waypoint) - 2.5 * STEP < STEP * len(rest) < _left(waypoint) + STEP
+    assert raised
+
+
+def _left(waypoint: Any) -> float:
+    """Metres to the end of the waypoint's lane, to half a metre."""
+    here, far = (waypoint.road_id, waypoint.section_id, waypoint.lane_id), 0.5
+    while any((w.road_id, w.section_id, w.lane_id) == here for w in waypoint.next(far)):
+        far += 0.5
+    return far
