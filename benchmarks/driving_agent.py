@@ -36,8 +36,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-AGENTS = ("small", "late-fusion", "constant", "blind", "expert")
-GUARDED = ("small", "late-fusion")
+GUARDED = ("small",)
 TOWNS = ("procedural:901", "procedural:902", "procedural:903")
 KEPT = (
     "driving_score_2_1", "driving_score_2_1_min_speed", "driving_score_1_0", "route_completion",
@@ -125,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--agents", nargs="+", default=list(AGENTS))
+    parser.add_argument("--agents", nargs="+", help="all that have names, if none are given")
     parser.add_argument("--towns", nargs="*", default=list(TOWNS), metavar="TOWN[=ROUTES]")
     parser.add_argument("--known", nargs="+", default=[], metavar="TOWN[=ROUTES]")
     parser.add_argument("--routes", type=int, default=5, help="routes drawn for a town without any")
@@ -141,11 +140,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/driving_agent.json")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
+    from apps.driving.agents.catalog import names
     from apps.driving.evaluation.report import print_evaluation
     from core.errors import TriptychError
     from core.files import write_json
     from core.reporting import environment
 
+    args.agents = args.agents or list(names())
     result: dict[str, Any] = {
         "command": " ".join(["python", "benchmarks/driving_agent.py", *sys.argv[1:]]),
         "seeds": args.seeds,

@@ -158,6 +158,7 @@ def evaluate(
 ) -> None:
     """Compare drivers on the same routes and seeds, with 95 % intervals."""
     _need_carla()
+    from apps.driving.agents.catalog import names
     from apps.driving.evaluation.report import print_evaluation
     from apps.driving.evaluation.runner import evaluate as implementation
     from core.progress import get_progress
@@ -165,7 +166,7 @@ def evaluate(
     report = implementation(
         town,
         routes,
-        agent or ("small", "late-fusion", "blind", "constant", "expert"),
+        agent or tuple(names()),
         out=out,
         seeds=range(seeds),
         supervisor=(False, True) if supervisor else (False,),
