@@ -135,7 +135,7 @@ def evaluate(
     town: TownOption = "samples/Town01.xodr",
     agent: Annotated[
         list[str] | None,
-        typer.Option(help="A driver; repeat. small and every baseline when not given."),
+        typer.Option(help="A driver; repeat. All that have names when not given."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds 0 to N - 1.", min=1)] = 3,
     supervisor: Annotated[
