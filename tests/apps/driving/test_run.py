@@ -233,6 +233,19 @@ def test_from_a_town_to_a_scored_drive(tmp_path):
     assert film.stat().st_size > 10_000
 
 
+def test_the_shipped_driver_reaches_its_goal(tmp_path):
+    done = run(
+        *("drive", "--town", TOWN01, "--routes", ROUTES, "--limit", 1, "--agent", "small"),
+        *("--no-video", "--threads", 1, "--out", tmp_path / "out", "--json"),
+        seconds=400,
+    )
+    assert done.returncode == 0, done.stderr
+    score = json.loads(done.stdout)
+    assert score["agent"] == "small"
+    assert score["route_completion"] > 95
+    assert score["driving_score_2_1"] > 50
+
+
 @pytest.mark.parametrize("verb", ["calls", "agents"])
 def test_lists_need_neither_numpy_nor_carla(verb):
     code = (
@@ -247,7 +260,7 @@ def test_lists_need_neither_numpy_nor_carla(verb):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     if verb == "agents":
-        assert {"expert", "constant", "blind"} <= report["agents"].keys()
+        assert {"small", "expert", "constant", "blind"} <= report["agents"].keys()
         return
     assert report["carla"] == "0.9.16"
     assert {"call", "python", "status", "note"} == report["calls"][0].keys()
