@@ -450,51 +450,48 @@ def driving_world(result: dict[str, Any]) -> str:
 
 def driving_agent(result: dict[str, Any]) -> str:
     """Drivers in towns that the learned ones never saw: scores, and what went wrong."""
-    towns = [name for name, about in result["towns"].items() if about["group"] == "unseen"]
-    rows = result["unseen"]
+    towns = {
+        name.replace("procedural:", "procedural "): {row["agent"]: row for row in about["rows"]}
+        for name, about in result["towns"].items()
+        if about["group"] == "unseen"
+    }
+    rows = sorted(result["unseen"], key=lambda row: -row["driving_score_2_1"])
     drives, seeds = rows[0]["routes_driven"], len(result["seeds"])
     lines = [
-        f"**Driving**, {', '.join(towns)}: {drives // seeds} routes, {seeds} seeds of traffic"
+        f"**Driving**, {listed(list(towns))}: {drives // seeds} routes, {seeds} seeds of traffic"
         f" ({result['traffic']} vehicles, {result['walkers']} walkers) and weather; no learned driver"
-        " has seen these towns. Driving scores by the CARLA Leaderboard's formulas, without its"
-        " scenarios and its minimum speed; 95 % intervals over routes and seeds.",
+        " was trained in these towns. Driving scores by the CARLA Leaderboard's formulas, without its"
+        " scenarios and its minimum speed, with 95 % intervals over routes and seeds; the columns of"
+        " towns are score 2.1.",
         "",
-        "| driver | completion, % | score 2.1 | score 1.0 | red lights | collisions | of a decision, ms |",
-        "|---|---|---|---|---|---|---|",
+        "| driver | completion, % | score 2.1 | score 1.0 |"
+        f" {' | '.join(towns)} | red lights, collisions a km | a decision, ms |",
+        "|---|---|---|---|" + "---|" * len(towns) + "---|---|",
     ]
-    for row in sorted(rows, key=lambda row: -row["driving_score_2_1"]):
+    for row in rows:
         found, bounds = row["infractions"], row["intervals"]
         hits = sum(count for kind, count in found.items() if kind.startswith("collisions"))
         cells = [
-            spread(
-                {
-                    "mean": row[metric],
-                    "low": bounds[metric][0],
-                    "high": bounds[metric][1],
-                    "undefined": 0,
-                },
-                1,
-            )
+            interval(row[metric], bounds[metric])
             for metric in ("route_completion", "driving_score_2_1", "driving_score_1_0")
         ]
+        cells += [f"{about[row['agent']]['driving_score_2_1']:.1f}" for about in towns.values()]
+        rates = ", ".join(f"{n / row['driven_km']:.2f}" for n in (found["red_light"], hits))
         name = row["agent"].replace("+supervisor", ", supervised")
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {found['red_light']} | {hits} |"
-            f" {row['decision_ms']:.0f} |"
-        )
-    lines += ["", f"Red lights and collisions are counts over {rows[0]['driven_km']:.1f} km or so."
-                  " `expert` sees the simulator's own state; `constant` and `blind` do not look."]  # fmt: skip
+        lines.append(f"| {name} | {' | '.join(cells)} | {rates} | {row['decision_ms']:.0f} |")
+    lines += ["", "`expert` sees the simulator's own state; `constant` and `blind` do not look."]
     return "\n".join(lines)
+
+
+def interval(mean: float, bounds: list[float]) -> str:
+    return spread({"mean": mean, "low": bounds[0], "high": bounds[1], "undefined": 0}, 1)
 
 
 def driving_expert(result: dict[str, Any]) -> str:
     """The teacher on routes of a town that everybody knows."""
     (row,) = result["known"]
     bounds = row["intervals"]
-    score, done = (
-        spread({"mean": row[m], "low": bounds[m][0], "high": bounds[m][1], "undefined": 0}, 1)
-        for m in ("driving_score_2_1", "route_completion")
-    )
+    score, done = (interval(row[m], bounds[m]) for m in ("driving_score_2_1", "route_completion"))
     return (
         f"**The expert that the drivers learn from**, {', '.join(result['towns'])},"
         f" {row['routes_driven']} drives with {result['traffic']} vehicles and {result['walkers']}"
