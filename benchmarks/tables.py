@@ -479,7 +479,11 @@ def driving_agent(result: dict[str, Any]) -> str:
         rates = ", ".join(f"{n / row['driven_km']:.2f}" for n in (found["red_light"], hits))
         name = row["agent"].replace("+supervisor", ", supervised")
         lines.append(f"| {name} | {' | '.join(cells)} | {rates} | {row['decision_ms']:.0f} |")
-    lines += ["", "`expert` sees the simulator's own state; `constant` and `blind` do not look."]
+    lines += [
+        "",
+        "`expert` sees the simulator's own state; `constant` and `blind` do not look, and `blind`"
+        " follows points 10 m apart at the known limits of speed.",
+    ]
     return "\n".join(lines)
 
 
