@@ -63,6 +63,8 @@ def tables(results: Path = ROOT / "benchmarks" / "results") -> str:
         parts.append(driving_agent(load(results, "driving_agent")))
     if (results / "driving_expert.json").exists():
         parts.append(driving_expert(load(results, "driving_expert")))
+    if (results / "driving_collection.json").exists():
+        parts.append(driving_collection(load(results, "driving_collection")))
     if (results / "startup.json").exists():
         parts.append(startup(load(results, "startup")))
     parts.append(
@@ -500,6 +502,13 @@ def driving_expert(result: dict[str, Any]) -> str:
         f"**The expert that the drivers learn from**, {', '.join(result['towns'])},"
         f" {row['routes_driven']} drives with {result['traffic']} vehicles and {result['walkers']}"
         f" walkers ({len(result['seeds'])} seeds): route completion {done} %, driving score (2.1) {score}."
+    )
+
+
+def driving_collection(result: dict[str, Any]) -> str:
+    return (
+        "**Recording drives** (three cameras: RGB, depth, semantics; 20 vehicles, 10 walkers):"
+        f" {result['frames_per_second']:.1f} frames a second in one process, the simulation included."
     )
 
 
