@@ -3,14 +3,13 @@
     python benchmarks/driving_balance.py out/drives --steps 400
 
 One training each of ``small`` with equal steps, batches, seed and routes; then the open-loop metrics
-of held-out routes, the weights as they ended, and the processor seconds. ``--seeds 0 1 2`` repeats
+of held-out routes, the weights as they ended, and the seconds it took. ``--seeds 0 1 2`` repeats
 it. It continues where it stopped: what is trained lies under ``--work``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,15 +51,11 @@ def main() -> None:
             for balance in BALANCES:
                 folder = args.work / f"{balance}_{seed}"
                 if not (folder / METADATA).exists():
-                    begun = sum(os.times()[:2])
                     train(
                         args.data, model=args.model, out=folder, max_steps=args.steps, seed=seed,
                         balance=balance, threads=args.threads, options=args.set,
                         resume=(folder / "run").exists(), progress=get_progress(),
                     )  # fmt: skip
-                    print(
-                        f"{balance}, seed {seed}: {sum(os.times()[:2]) - begun:.0f} s of processor"
-                    )
                 spec = load_driver(folder).spec
                 rows.append(
                     {

@@ -1,10 +1,10 @@
 """The baseline: two convolutional networks, on RGB and on depth, joined only at their ends.
 
 ResNet-18 (He et al., CVPR 2016; MONAI's, from fresh weights; ``config.resnet`` channels at its first
-level, 64 in the paper) sees the RGB panorama, a small network of strided convolutions the depth panorama; the means of both ends are fused.  This is the "late
-fusion" of TransFuser's comparison (Prakash et al., CVPR 2021, section 4) with depth in the place of
-lidar.  Decoder and heads are LeTFuser's.  The bird's eye is drawn to be looked at; nothing here
-reads it.
+level, 64 in the paper) sees the RGB panorama, a small network of strided convolutions the depth
+panorama; the means of both ends are fused.  This is the "late fusion" of TransFuser's comparison
+(Prakash et al., CVPR 2021, section 4) with depth in the place of lidar.  Decoder and heads are
+LeTFuser's.  The bird's eye is drawn to be looked at; nothing here reads it.
 """
 
 from __future__ import annotations
