@@ -11,7 +11,9 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,10 @@ os._exit(0)
 """
 
 
+class Hung(AssertionError):
+    """A program that showed nothing in time, and was killed."""
+
+
 class Program:
     """Client code in a process of its own, which must not write what is cached into a home."""
 
@@ -69,13 +75,20 @@ class Program:
             env=environment,
         )
 
-    def facts(self) -> dict:
-        """The next line that the program shows."""
-        while True:
-            line = self.process.stdout.readline()
-            assert line, self.process.stderr.read()
-            if line.startswith("{"):
-                return json.loads(line)
+    def facts(self, seconds: float = 60) -> dict:
+        """The next line that the program shows; Hung when none comes for so long."""
+        late = threading.Timer(seconds, self.process.kill)
+        late.start()
+        try:
+            while line := self.process.stdout.readline():
+                if line.startswith("{"):
+                    return json.loads(line)
+        finally:
+            late.cancel()
+        said, code = self.process.stderr.read()[-2000:], self.process.wait()
+        if code == -signal.SIGKILL:
+            raise Hung(f"nothing for {seconds:g} s: {said}")
+        raise AssertionError(f"{code}: {said}")
 
     def done(self, seconds: float = 60) -> list[dict]:
         """Everything it shows until it ends well."""
@@ -153,6 +166,7 @@ camera = world.spawn_actor(library.find("sensor.camera.rgb"), T(L(1, 0, 2)), att
 world.tick()
 light = world.get_actors().filter("traffic.traffic_light*")[0]
 debug, lamps = world.debug, world.get_lightmanager()
+pictures = queue.Queue()
 wheel = carla.VehicleWheelLocation.FR_Wheel
 box = carla.BoundingBox(L(1, 2, 3), V(1, 1, 1))
 colour = carla.TextureColor(2, 2)
@@ -262,7 +276,7 @@ methods = dict(
     gbuffer=lambda: camera.listen_to_gbuffer(carla.GBufferTextureID.SceneColor, print),
     gbuffers=lambda: camera.enable_gbuffers(True),
     ignored=lambda: camera.set_ignored_vehicles([car.id]),
-    listen=lambda: (camera.listen(lambda image: None), world.tick(), camera.stop()),
+    listen=lambda: (camera.listen(pictures.put), world.tick(), pictures.get(timeout=20), camera.stop()),
     navigation=lambda: world.get_random_location_from_navigation().x,
     manager=lambda: client.get_trafficmanager(manager_port).set_synchronous_mode(True),
     autopilot=lambda: car.set_autopilot(True, manager_port),
@@ -464,9 +478,33 @@ def test_client_sends_a_map_of_its_own(start):
 
 
 def test_traffic_manager_drives_and_is_found_by_another_client(server, start):
+    try:
+        owner, fact = managed(start)
+    except Hung as hung:
+        # CARLA's own: a synchronous manager notifies its thread without the lock that the thread
+        # waits with, so that both may wait for ever. A world that hangs does so twice.
+        warnings.warn(f"the client hung; once more ({hung})", stacklevel=1)
+        owner, fact = managed(start)
+    assert max(fact["gone"]) > 10.0
+    assert fact["off"] < 2.0
+    port = fact["port"]
+    other = start(f"manager = client.get_trafficmanager({port}); show(port=manager.get_port())")
+    assert other.done() == [{"port": port}]
+    owner.kill()
+    end = time.monotonic() + 10
+    while port in server.handlers.managers and time.monotonic() < end:
+        time.sleep(0.01)
+    # The manager died with its process; the next client starts one of its own there.
+    after = start(f"manager = client.get_trafficmanager({port}); show(port=manager.get_port())")
+    assert after.done() == [{"port": port}]
+
+
+def managed(start):
+    """A program that lets a Traffic Manager drive and keeps it, and what it saw."""
     owner = start(
         """
         synchronous()
+        world = client.reload_world(False)
         manager = client.get_trafficmanager(manager_port)
         manager.set_synchronous_mode(True)
         manager.set_random_device_seed(1)
@@ -488,19 +526,7 @@ def test_traffic_manager_drives_and_is_found_by_another_client(server, start):
         time.sleep(60)
         """
     )
-    fact = owner.facts()
-    assert max(fact["gone"]) > 10.0
-    assert fact["off"] < 2.0
-    port = fact["port"]
-    other = start(f"manager = client.get_trafficmanager({port}); show(port=manager.get_port())")
-    assert other.done() == [{"port": port}]
-    owner.kill()
-    end = time.monotonic() + 10
-    while port in server.handlers.managers and time.monotonic() < end:
-        time.sleep(0.01)
-    # The manager died with its process; the next client starts one of its own there.
-    after = start(f"manager = client.get_trafficmanager({port}); show(port=manager.get_port())")
-    assert after.done() == [{"port": port}]
+    return owner, owner.facts()
 
 
 STREAMS = """

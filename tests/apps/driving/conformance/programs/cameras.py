@@ -282,7 +282,7 @@ def check_stop_and_listen_again(s: Session) -> dict[str, Any]:
         s, "rgb", carla.Transform(carla.Location(z=2)), car, image_size_x=32, image_size_y=16
     )
     mail.at(s.tick())
-    mail.sensor.stop()
+    mail.stop()
     assert not mail.sensor.is_listening()
     mail.drain()
     s.tick(5)

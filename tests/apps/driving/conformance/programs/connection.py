@@ -168,7 +168,7 @@ def check_two_listeners(s: Session) -> dict[str, Any]:
         frame = s.tick()
         a, b = here.at(frame), there.at(frame)
         close_to(vector(a.accelerometer), vector(b.accelerometer), 1e-6, "accelerometer")
-    here.sensor.stop()
+    here.stop()
     for _ in range(3):
         there.at(s.tick())
     return {"frames": 13}

@@ -103,6 +103,14 @@ class Inbox:
                 return datum
             assert datum.frame < frame, f"frame {datum.frame} came before {frame}"
 
+    def stop(self) -> None:
+        """Listen no longer. Have the last reading first.
+
+        The client's library reads a stream in a thread of its own. When the stream is closed between a
+        reading's size and its data, 0.9.16 decodes a buffer that was never filled, and aborts.
+        """
+        self.sensor.stop()
+
     def drain(self, settle: float = 0.2) -> list[Any]:
         """Everything that came so far, after ``settle`` s of silence."""
         found = []

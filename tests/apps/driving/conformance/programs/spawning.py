@@ -121,7 +121,7 @@ def check_child_of_destroyed(s: Session) -> dict[str, Any]:
     s.tick(3)
     alive = mail.sensor.id in s.present()
     if alive:
-        mail.sensor.stop()
+        mail.stop()
         mail.sensor.destroy()
     s.tick()
     assert mail.sensor.id not in s.present()
