@@ -1,0 +1,1 @@
+"""Verbs of the command line that have files of their own; run.py registers them."""
