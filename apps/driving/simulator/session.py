@@ -12,6 +12,7 @@ whose callbacks wait for that lock keep the frame away (docs/driving.md).
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ LIFT_M = 0.3  # above the road: a car spawned in the road would be refused
 SETTLE_TICKS = 10
 PROBE_S = 2.0
 OFF_ROAD_M = 10.0
+ON_ITS_WAY_S = 0.05  # what a sensor's reading takes at most from the tick to this process
 
 T = TypeVar("T")
 
@@ -226,6 +228,9 @@ class Session:
     def destroy(self, actors: Sequence[carla.Actor | None]) -> None:
         """Remove actors, in this order, whatever of them is still there. Sensors stop first."""
         reachable = self.answers()
+        if reachable and any(actor is not None and _listens(actor) for actor in actors):
+            # The client's library aborts when a sensor is stopped while a reading of its arrives.
+            time.sleep(ON_ITS_WAY_S)
         for actor in actors:
             if actor is None:
                 continue
@@ -234,7 +239,7 @@ class Session:
                 continue
             # What is gone already is as good as destroyed; a simulator that is gone shows at a tick.
             with suppress(RuntimeError):
-                if actor.type_id.startswith("sensor.") and actor.is_listening:
+                if _listens(actor):
                     actor.stop()
                 if actor.type_id.startswith("controller."):
                     actor.stop()
@@ -354,3 +359,7 @@ def synchronous(session: Session, step: float) -> None:
 
 def _flat(a: carla.Location, b: carla.Location) -> tuple[float, float]:
     return a.x - b.x, a.y - b.y
+
+
+def _listens(actor: carla.Actor) -> bool:
+    return bool(actor.type_id.startswith("sensor.") and actor.is_listening())
