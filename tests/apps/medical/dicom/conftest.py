@@ -117,7 +117,7 @@ def write_series(
     lps = grid(shape, plane, spacing, centre, reverse)
     if array is None:
         noise = np.random.default_rng(number).integers(0, 60, tuple(shape))
-        array = (noise + 400 * balls(shape, to_ras(lps))).astype(np.uint16)
+        array = (noise + np.uint16(400) * balls(shape, to_ras(lps))).astype(np.uint16)
     stored = np.asarray(array, np.uint16)
     study_uid, uid = f"{ROOT_UID}.{study}", f"{ROOT_UID}.{study}.{number}"
     slices = stored.shape[2]
