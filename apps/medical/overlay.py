@@ -64,12 +64,18 @@ def save_overlay(
         figure.savefig(temporary, dpi=DPI, facecolor=figure.get_facecolor())
 
 
-def planes(image: Volume, labels: np.ndarray) -> list[Plane]:
-    """The cuts to show: axial, coronal, sagittal of a volume; the one plane of anything flat."""
+def planes(
+    image: Volume, labels: np.ndarray, window: tuple[float, float] | None = None
+) -> list[Plane]:
+    """The cuts to show: axial, coronal, sagittal of a volume; the one plane of anything flat.
+
+    ``window`` is what becomes black and white; by default the image's own range decides.
+    """
     array = image.channel_first
     if not image.physical:
         flat = labels.reshape(array.shape[1:])
-        return [Plane("", _grey_or_colour(array), flat, (1.0, 1.0), None)]
+        shown = _grey_or_colour(array) if window is None else _stretched(array[0], window)
+        return [Plane("", shown, flat, (1.0, 1.0), None)]
     volume = array[0]
     spacing = list(image.spacing)
     affine = image.affine
@@ -80,8 +86,7 @@ def planes(image: Volume, labels: np.ndarray) -> list[Plane]:
     volume = orientations.apply_orientation(volume, axes)
     labels = orientations.apply_orientation(labels, axes)
     edges = [spacing[axis] for axis in np.argsort(axes[:, 0])]
-    low, high = _window(volume)
-    grey = (np.clip(np.nan_to_num(volume), low, high) - low) / max(high - low, 1e-12)
+    grey = _stretched(volume, window or _window(volume))
 
     cuts = []
     for axis, title in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
@@ -217,6 +222,11 @@ def _largest_section(labels: np.ndarray, axis: int) -> int:
     """The slice with most labelled voxels; the middle one where nothing is labelled."""
     area = (labels > 0).sum(axis=tuple(a for a in range(3) if a != axis))
     return int(area.argmax()) if area.any() else labels.shape[axis] // 2
+
+
+def _stretched(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    low, high = window
+    return (np.clip(np.nan_to_num(values), low, high) - low) / max(high - low, 1e-12)
 
 
 def _window(values: np.ndarray) -> tuple[float, float]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Network = Callable[[Tensor], Any]
 Box = tuple[tuple[int, int], ...]  # (start, stop) per axis
+Watch = Callable[[Box, Tensor], None]
 
 FLOAT = 4  # bytes of one score
 
@@ -57,6 +58,7 @@ def sliding_argmax(
     *,
     mask: np.ndarray | None = None,
     device: torch.device | str | None = None,
+    watch: Watch | None = None,
 ) -> np.ndarray:
     """Labels (*S) of an image (C, *S): the class of the highest mean score, uint8 (or uint16).
 
@@ -72,6 +74,11 @@ def sliding_argmax(
     ``mask`` (*S) bool: windows without a single true voxel are skipped, and voxels that only such
     windows cover get label 0.
 
+    ``watch`` sees each finished piece of the volume once: (start, stop) per axis in the image, and
+    the mean scores (K, *piece) that ``sliding_logits`` would give there. So what can be summed up
+    piece by piece, such as the entropy, needs no more memory than the labels. Voxels that only
+    skipped windows cover are never shown.
+
     Raises ResourceError when the limit is below what the smallest blocks need (naming the minimum),
     UsageError for impossible arguments, DataError when the network returns NaN or infinity.
     """
@@ -80,19 +87,23 @@ def sliding_argmax(
     classes: int | None = None
     if mem_limit is not None:
         classes = work.count_classes()
-        blocks = _choose_blocks(work, classes, mem_limit)
+        blocks = _choose_blocks(work, classes, mem_limit, watch is not None)
     passes = [(block, work.windows_in(block)) for block in blocks]
 
     labels: np.ndarray | None = None
     total = sum(len(windows) for _, windows in passes)
     with torch.inference_mode(), _task(progress, total) as advance:
         for block, windows in passes:
-            for cell, scores, _ in work.finished_cells(block, windows, advance):
+            cells = work.finished_cells(block, windows, advance, weighted=watch is not None)
+            for cell, scores, weight in cells:
                 if labels is None:  # the first result tells the number of classes
                     labels = np.zeros(work.grid, np.uint8 if scores.shape[0] <= 256 else np.uint16)
                 # max, not argmax: 3.9 against 13.7 ms for 14 classes of 48^3 on a CPU; both return
                 # the first of equal scores.
                 labels[_slices(cell)] = scores.max(0).indices.cpu().numpy()
+                if watch is not None:
+                    assert weight is not None
+                    work.show(cell, scores, weight, watch)
     if labels is None:  # nothing but skipped windows
         labels = np.zeros(work.grid, np.uint8)
     return np.ascontiguousarray(labels[work.crop])
@@ -124,9 +135,7 @@ def sliding_logits(
     with torch.inference_mode(), _task(progress, len(windows)) as advance:
         for cell, scores, weight in work.finished_cells(whole, windows, advance, weighted=True):
             assert weight is not None
-            mean = scores / weight
-            if work.averages_probabilities:
-                mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+            mean = work.mean(scores, weight)
             if result is None:
                 result = _background(scores.shape[0], work.grid)
             result[(slice(None), *_slices(cell))] = mean.cpu().numpy()
@@ -315,14 +324,33 @@ class _Work:
             )
         return total
 
+    def mean(self, scores: Tensor, weight: Tensor) -> Tensor:
+        """Mean logits, or the logarithm of the members' mean probability, (K, *cell)."""
+        mean = scores / weight
+        if self.averages_probabilities:
+            mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+        return mean
+
+    def show(self, cell: Box, scores: Tensor, weight: Tensor, watch: Watch) -> None:
+        """Give ``watch`` the part of a finished cell that lies in the image, not in its padding."""
+        inside = [(max(a, c.start), min(b, c.stop)) for (a, b), c in zip(cell, self.crop)]
+        if any(a >= b for a, b in inside):
+            return
+        part = tuple(slice(a - low, b - low) for (a, b), (low, _) in zip(inside, cell))
+        shown = self.mean(scores[(slice(None), *part)], weight[part])
+        watch(tuple((a - c.start, b - c.start) for (a, b), c in zip(inside, self.crop)), shown)
+
     def count_classes(self) -> int:
         """K, at the price of one window."""
         start = self.windows[0] if self.windows else (0,) * len(self.window)
         with torch.inference_mode():
             return int(self.score([start]).shape[1])
 
-    def held(self, block: Box, classes: int) -> int:
-        """Most bytes of scores held at any time while ``block`` is computed."""
+    def held(self, block: Box, classes: int, watched: bool = False) -> int:
+        """Most bytes of scores held at any time while ``block`` is computed.
+
+        To be ``watched`` costs the weights beside the scores, and up to three copies of a cell.
+        """
         windows = self.windows_in(block)
         cells = _cells(windows, self.window, block)
         first: dict[Box, int] = {}
@@ -340,13 +368,15 @@ class _Work:
         for delta in change:
             held += delta
             peak = max(peak, held)
-        members = 4 if self.averages_probabilities else 1  # logits, softmax, mirrored back, sum
+        # Logits, softmax, mirrored back, sum; or a watched cell's mean, probabilities, logarithms.
+        members = 4 if self.averages_probabilities or watched else 1
+        classes += watched
         return (
             FLOAT * classes * (peak + members * min(self.batch, len(windows)) * prod(self.window))
         )
 
 
-def _choose_blocks(work: _Work, classes: int, limit: int) -> list[Box]:
+def _choose_blocks(work: _Work, classes: int, limit: int, watched: bool = False) -> list[Box]:
     """The partition with the fewest windows to compute that holds at most ``limit`` bytes."""
     # Cutting the slowest axis would save nothing: along it the open front is already thin. Cuts
     # thinner than a quarter of a window save little and repeat every window several times.
@@ -355,10 +385,10 @@ def _choose_blocks(work: _Work, classes: int, limit: int) -> list[Box]:
     counts = [sorted({n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if n < m} | {m}) for m in most]
     partitions = [_partition(work.grid, parts) for parts in product(*counts)]
     partitions.sort(key=lambda blocks: sum(len(work.windows_in(block)) for block in blocks))
-    smallest = max(work.held(block, classes) for block in _partition(work.grid, most))
+    smallest = max(work.held(block, classes, watched) for block in _partition(work.grid, most))
     if smallest <= limit:
         for blocks in partitions:
-            if all(work.held(block, classes) <= limit for block in blocks):
+            if all(work.held(block, classes, watched) <= limit for block in blocks):
                 return blocks
     raise ResourceError(
         f"a memory limit of {limit / 2**20:.3g} MiB is too low for {classes} classes and windows "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from apps.medical.data.plan import Plan
+from apps.medical.uncertainty import Calibration
 from core import shipped as shipped_models
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
@@ -49,6 +50,7 @@ class ModelSpec(StrictModel):
     labels: dict[int, str]
     training: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    calibration: Calibration | None = None
     licence: str | None = None
     intended_use: str | None = None
 
