@@ -76,37 +76,54 @@ def planes(
         flat = labels.reshape(array.shape[1:])
         shown = _grey_or_colour(array) if window is None else _stretched(array[0], window)
         return [Plane("", shown, flat, (1.0, 1.0), None)]
-    volume = array[0]
-    spacing = list(image.spacing)
-    affine = image.affine
-    if volume.ndim == 2:  # a slice in space
-        volume, spacing = volume[..., None], [*spacing, 1.0]
-    labels = np.asarray(labels).reshape(volume.shape)
-    axes = orientations.io_orientation(affine)
-    volume = orientations.apply_orientation(volume, axes)
-    labels = orientations.apply_orientation(labels, axes)
-    edges = [spacing[axis] for axis in np.argsort(axes[:, 0])]
-    grey = _stretched(volume, window or _window(volume))
-
+    turned = Turned.of(image, labels, window)
+    shape = turned.labels.shape
     cuts = []
-    for axis, title in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
+    for axis in (2, 1, 0):
         across, up = (a for a in range(3) if a != axis)
-        if min(volume.shape[across], volume.shape[up]) == 1 and max(volume.shape) > 1:
+        if min(shape[across], shape[up]) == 1 and max(shape) > 1:
             continue  # seen from the side a single slice is a line
-        index = _largest_section(labels, axis)
+        cuts.append(turned.cut(axis, _largest_section(turned.labels, axis)))
+    return cuts
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A volume's grey values 0..1 and labels with axes to the patient's right, anterior, superior."""
+
+    grey: np.ndarray
+    labels: np.ndarray
+    edges: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, image: Volume, labels: np.ndarray, window: tuple[float, float] | None = None
+    ) -> Turned:
+        """The first channel of ``image``, which may be a slice in space, and its labels (*S)."""
+        volume, spacing = image.channel_first[0], list(image.spacing)
+        if volume.ndim == 2:
+            volume, spacing = volume[..., None], [*spacing, 1.0]
+        axes = orientations.io_orientation(image.affine)
+        labels = np.asarray(labels).reshape(volume.shape)
+        edges = tuple(spacing[axis] for axis in np.argsort(axes[:, 0]))
+        volume = orientations.apply_orientation(volume, axes)
+        grey = _stretched(volume, window or _window(volume))
+        return cls(grey, orientations.apply_orientation(labels, axes), edges)
+
+    def cut(self, axis: int, index: int) -> Plane:
+        """The plane across ``axis``: 0 sagittal, 1 coronal, 2 axial."""
+        across, up = (a for a in range(3) if a != axis)
         # Rows run from superior (or anterior) down; columns from the patient's right, or anterior.
         turn = (slice(None, None, -1), slice(None, None, -1))
         letters = ("A", "P", "S", "I") if axis == 0 else ("R", "L", *("SI" if axis == 1 else "AP"))
-        cuts.append(
-            Plane(
-                f"{title}, slice {index + 1} of {volume.shape[axis]}",
-                np.take(grey, index, axis)[turn].T,
-                np.take(labels, index, axis)[turn].T,
-                (edges[up], edges[across]),
-                letters,
-            )
+        title = ("sagittal", "coronal", "axial")[axis]
+        return Plane(
+            f"{title}, slice {index + 1} of {self.labels.shape[axis]}",
+            np.take(self.grey, index, axis)[turn].T,
+            np.take(self.labels, index, axis)[turn].T,
+            (self.edges[up], self.edges[across]),
+            letters,
         )
-    return cuts
 
 
 def draw(
@@ -134,7 +151,7 @@ def draw(
         bottom=1.15 / page, top=1 - 0.6 / page,
     )  # fmt: skip
     for i, cut in enumerate(cuts):
-        _draw_plane(figure.add_subplot(grid[0, i]), cut, _bar(min(widths)), unit, instances)
+        draw_plane(figure.add_subplot(grid[0, i]), cut, round_bar(min(widths)), unit, instances)
     figure.text(0.03, 1 - 0.22 / page, title, color="white", fontsize=11, va="center")
     _draw_legend(figure, legend, page, instances)
     note = "Radiological convention: the patient's right is on the left of the picture. "
@@ -145,7 +162,19 @@ def draw(
     return figure
 
 
-def _draw_plane(ax: Axes, cut: Plane, bar: float, unit: str, instances: bool) -> None:
+def draw_plane(
+    ax: Axes,
+    cut: Plane,
+    bar: float,
+    unit: str,
+    instances: bool = False,
+    wash: float = 0.28,
+    small: bool = False,
+) -> None:
+    """One plane with its outlines, letters and a bar of ``bar`` units, into ``ax``.
+
+    ``wash`` is the opacity of the labels' colour; ``small`` is for thumbnails.
+    """
     from matplotlib.patheffects import withStroke
 
     outline = [withStroke(linewidth=2.5, foreground="black")]  # legible on bright tissue, too
@@ -153,14 +182,15 @@ def _draw_plane(ax: Axes, cut: Plane, bar: float, unit: str, instances: bool) ->
     height, width = rows * cut.edges[0], columns * cut.edges[1]
     box = (0, width, height, 0)
     ax.imshow(cut.image, cmap="gray", vmin=0, vmax=1, extent=box, interpolation="bilinear")
-    ax.imshow(_painted(cut.labels, instances), extent=box, interpolation="nearest")
+    ax.imshow(_painted(cut.labels, instances, wash), extent=box, interpolation="nearest")
     if not instances:
         x = (np.arange(-1, columns + 1) + 0.5) * cut.edges[1]
         y = (np.arange(-1, rows + 1) + 0.5) * cut.edges[0]
         for label in np.unique(cut.labels[cut.labels > 0]):
             # A rim of nothing around the plane closes the contours that reach its border.
             mask = np.pad(cut.labels == label, 1).astype(float)
-            ax.contour(x, y, mask, [0.5], colors=[colour_of(int(label))], linewidths=1.2)
+            colour = colour_of(int(label))
+            ax.contour(x, y, mask, [0.5], colors=[colour], linewidths=0.8 if small else 1.2)
     ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0), aspect="equal")
     ax.set_title(cut.title, color="white", fontsize=9)
     for spine in ax.spines.values():
@@ -171,8 +201,11 @@ def _draw_plane(ax: Axes, cut: Plane, bar: float, unit: str, instances: bool) ->
         for letter, (u, v), (ha, va) in zip(cut.letters, spots, sides):
             ax.text(
                 u, v, letter, transform=ax.transAxes, ha=ha, va=va,
-                color="#ffe066", fontsize=11, fontweight="bold", path_effects=outline,
+                color="#ffe066", fontsize=6 if small else 11, fontweight="bold",
+                path_effects=outline,
             )  # fmt: skip
+    if small:
+        return
     x, y = width * 0.05, height * 0.93
     ax.plot([x, x + bar], [y, y], color="white", linewidth=2, path_effects=outline)
     ax.text(
@@ -201,7 +234,7 @@ def colour_of(label: int) -> str:
     return COLOURS[(label - 1) % len(COLOURS)]
 
 
-def _painted(labels: np.ndarray, instances: bool) -> np.ndarray:
+def _painted(labels: np.ndarray, instances: bool, wash: float = 0.28) -> np.ndarray:
     """RGBA: labels as a light wash, or the outlines of numbered objects."""
     from matplotlib.colors import to_rgba
 
@@ -211,7 +244,7 @@ def _painted(labels: np.ndarray, instances: bool) -> np.ndarray:
 
         shown, opacity = np.where(find_boundaries(labels, mode="inner"), labels, 0), 1.0
     else:
-        shown, opacity = labels, 0.28
+        shown, opacity = labels, wash
     table = np.array([to_rgba(colour, opacity) for colour in COLOURS])
     painted = shown > 0
     paint[painted] = table[(shown[painted].astype(int) - 1) % len(COLOURS)]
@@ -247,7 +280,7 @@ def _grey_or_colour(array: np.ndarray) -> np.ndarray:
     return np.moveaxis(shown[:3], 0, -1) if len(shown) >= 3 else shown[0]
 
 
-def _bar(width: float) -> float:
+def round_bar(width: float) -> float:
     """A round length of about a quarter of the width."""
     target = width / 4
     unit = 10 ** np.floor(np.log10(target))
