@@ -29,6 +29,7 @@ from apps.medical.data.datasets import Dataset, open_dataset
 from apps.medical.data.plan import Plan, plan_dataset, read_plan, write_plan
 from apps.medical.data.splits import Fold, folds
 from apps.medical.data.store import PreparedCases
+from apps.medical.initial import Initial, read_initial, start_from
 from apps.medical.learning import (
     SegmentationBatches,
     SegmentationTask,
@@ -65,9 +66,11 @@ class FoldResult:
     seconds: float
     stopped_because: str
     metrics: dict[str, Any]
+    initial: dict[str, Any] | None = None  # what it started from, if not afresh
 
     def report(self) -> dict[str, Any]:
         """For a machine."""
+        started = {} if self.initial is None else {"initial": self.initial}
         return {
             "fold": self.fold,
             "folder": str(self.folder),
@@ -75,6 +78,7 @@ class FoldResult:
             "seconds": round(self.seconds, 1),
             "stopped_because": self.stopped_because,
             "metrics": self.metrics.get("mean", {}),
+            **started,
         }
 
     def text(self) -> str:
@@ -119,6 +123,7 @@ def train(
     plan_overrides: Sequence[str] = (),
     augmentation: Augmentation | None = None,
     config: TrainConfig | None = None,
+    initial: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
     device: torch.device | str = "cpu",
@@ -128,6 +133,7 @@ def train(
 
     "full" takes every case and validates on none: for the weights one ships once cross-validation
     has measured the recipe.  Folds already finished in ``out`` are kept when ``resume``.
+    ``initial`` is a pre-training run or a trained model whose weights to start from.
 
     Raises UsageError for an unknown model, option or fold and for an ``out`` that holds a run when
     neither ``resume`` nor ``force`` is given; DataError for unreadable data; whatever
@@ -138,16 +144,17 @@ def train(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out needs a folder")
+    start = None if initial is None else read_initial(initial)
     data = open_dataset(dataset)
     _require_labels(data, progress)
     if model is not None:  # a wrong name is found before the data set is measured
         catalog.resolve(model, data.rank, preset, **(options or {}))
-    splits = _splits(data, fold)
-    made = _plan(data, out, plan, plan_overrides, progress)
+    splits = splits_of(data, fold)
+    made = run_plan(data, out, plan, plan_overrides, progress)
     name = model or made.network.name
     own = made.network.options if name == made.network.name else {}
     given = {**own, **(options or {})}
-    settings = {**_from_plan(name, made, preset, given), **given}
+    settings = {**plan_options(name, made, preset, given), **given}
     network = NetworkSpec(
         name=name,
         rank=made.rank,
@@ -156,7 +163,7 @@ def train(
         options=plain(catalog.resolve(name, made.rank, preset, **settings)),
     )
     _require_same_run(out, made, network, replaced=set(splits) if force else set())
-    _keep_plan(made, out / "plan.yaml")
+    keep_plan(made, out / "plan.yaml")
     config = config or training_config()
     cases = PreparedCases(data, made, out / "cache")
     results = []
@@ -171,6 +178,7 @@ def train(
                 out / _folder(each),
                 augmentation,
                 config,
+                start,
                 resume=resume,
                 force=force,
                 device=device,
@@ -191,6 +199,7 @@ def _train_fold(
     folder: Path,
     augmentation: Augmentation | None,
     config: TrainConfig,
+    initial: Initial | None,
     *,
     resume: bool,
     force: bool,
@@ -203,6 +212,12 @@ def _train_fold(
     net = build(
         network.name, network.rank, network.in_channels, network.out_channels, **network.options
     )
+    started: dict[str, Any] | None = None
+    if initial is not None:
+        found, notes = start_from(initial, net, plan, validation)
+        started = {"from": initial.source, **initial.record(), **found.report()}
+        for note in notes:
+            progress.message(note)
     every = max(1, len(validation) // VALIDATION_CASES)
     settings = augmentation or Augmentation()
     if force and not resume:  # the results of the run that is being replaced
@@ -223,13 +238,20 @@ def _train_fold(
             "network": network.model_dump(),
             "plan": plan.model_dump(mode="json"),
             "augmentation": settings.model_dump(),
-            "training_cases": _digest(training),
+            "training_cases": digest(training),
+            **({} if initial is None else {"initial": initial.record()}),
         },
     )
     metrics = _finished(folder, result.steps, bool(validation)) if resume else None
     if metrics is not None:
         return FoldResult(
-            fold, folder, result.steps, result.seconds, str(result.stopped_because), metrics
+            fold,
+            folder,
+            result.steps,
+            result.seconds,
+            str(result.stopped_because),
+            metrics,
+            started,
         )
     # With nothing to validate on there is no best: the last average is the result.
     source = result.best if validation else result.last
@@ -247,11 +269,12 @@ def _train_fold(
             "dataset": cases.dataset.name,
             "fold": fold,
             "cases": len(training),
-            "cases_sha256": _digest(training),
+            "cases_sha256": digest(training),
             "steps": result.steps,
             "seconds": round(result.seconds, 1),
             "config": config.model_dump(),
             "augmentation": settings.model_dump(),
+            **({} if started is None else {"initial": started}),
             "environment": environment(config.seed),
         },
         metrics=metrics.get("mean", {}),
@@ -259,7 +282,7 @@ def _train_fold(
     )
     save_model(folder, net, spec, force=True)
     return FoldResult(
-        fold, folder, result.steps, result.seconds, str(result.stopped_because), metrics
+        fold, folder, result.steps, result.seconds, str(result.stopped_because), metrics, started
     )
 
 
@@ -297,7 +320,7 @@ def _require_fold(fold: str) -> None:
         raise UsageError(f"--fold {fold}: want 0 to {FOLDS - 1}, all, or full (every case).")
 
 
-def _splits(data: Dataset, fold: str) -> dict[str, Fold]:
+def splits_of(data: Dataset, fold: str) -> dict[str, Fold]:
     """(training ids, validation ids) of each fold to train."""
     if fold == "full":
         return {fold: ([case.id for case in data.cases], [])}
@@ -363,7 +386,7 @@ def _recorded(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def _plan(
+def run_plan(
     data: Dataset, out: Path, given: Path | None, overrides: Sequence[str], progress: Progress
 ) -> Plan:
     """The plan of this run: the given file, the run's own, or a new one."""
@@ -382,12 +405,13 @@ def _plan(
     return plan
 
 
-def _keep_plan(plan: Plan, own: Path) -> None:
+def keep_plan(plan: Plan, own: Path) -> None:
+    """Write ``plan`` to ``own`` unless it is there already."""
     if not own.exists() or read_plan(own) != plan:
         write_plan(plan, own, force=True)
 
 
-def _from_plan(
+def plan_options(
     name: str, plan: Plan, preset: str | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Strides that follow an anisotropic plan; isotropic ones are the networks' own.
@@ -413,5 +437,6 @@ def _from_plan(
     return {"patch": levels[1], "strides": rest}
 
 
-def _digest(ids: Sequence[str]) -> str:
+def digest(ids: Sequence[str]) -> str:
+    """SHA-256 of case names, whatever their order."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()

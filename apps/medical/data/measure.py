@@ -57,6 +57,7 @@ class Fingerprint(StrictModel):
 def fingerprint(dataset: Dataset, progress: Progress | None = None) -> Fingerprint:
     """Read every case once and measure it. Unreadable and unusable cases go to `problems`.
 
+    Of a case without label all voxels count as foreground.
     Raises DataError if no case is usable.
     """
     facts: list[CaseFacts] = []
@@ -87,25 +88,29 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None) -> Fingerpri
 
 
 def _measure(dataset: Dataset, case: Case) -> tuple[CaseFacts, list[np.ndarray], bool]:
-    images, label = dataset.read_images(case), dataset.read_label(case)
+    images = dataset.read_images(case)
     grid = to_canonical(images, dataset.rank, f"case {case.id}")
     if grid.array.shape[0] != len(dataset.channels):
         raise DataError(
             f"{case.images[0]}: {grid.array.shape[0]} channels, the data set has"
             f" {len(dataset.channels)} ({', '.join(dataset.channels)})"
         )
-    mask = to_canonical([label], dataset.rank, f"label of {case.id}").array[0]
-    if mask.shape != grid.array.shape[1:]:
-        raise DataError(
-            f"{case.label}: shape {label.shape}, its image has {images[0].shape}; are they a pair?"
-        )
+    mask = np.ones(grid.array.shape[1:], dtype=np.uint8)
+    if case.label is not None:
+        label = dataset.read_label(case)
+        mask = to_canonical([label], dataset.rank, f"label of {case.id}").array[0]
+        if mask.shape != grid.array.shape[1:]:
+            raise DataError(
+                f"{case.label}: shape {label.shape}, its image has {images[0].shape}; "
+                "are they a pair?"
+            )
     unfinite = int(np.size(grid.array) - np.isfinite(grid.array).sum())
     if unfinite:
         raise DataError(f"{case.images[0]}: {unfinite} NaN or infinite voxels")
     for name, channel in zip(dataset.channels, grid.array, strict=True):
         if channel.min() == channel.max():
             raise DataError(f"{case.images[0]}: channel {name} is constant ({channel.flat[0]})")
-    ids, counts = np.unique(mask, return_counts=True)
+    ids, counts = np.unique(mask if case.label is not None else mask[:0], return_counts=True)
     if dataset.kind == "instances":
         voxels = {1: int(counts[ids > 0].sum())}
     else:

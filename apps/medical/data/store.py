@@ -31,6 +31,8 @@ STAMP = 8
 class PreparedCases:
     """Samples {"image", "label", "locations"} by case id, memory-mapped from ``folder``."""
 
+    parts: tuple[str, ...] = ("image", "label")
+
     def __init__(self, dataset: Dataset, plan: Plan, folder: Path) -> None:
         described = plan.model_dump_json(include={*PREPROCESSING, "normalisation", "intensity"})
         key = hashlib.sha256(f"{dataset.root.resolve()}{described}".encode()).hexdigest()[:16]
@@ -49,29 +51,38 @@ class PreparedCases:
             for case_id in missing:
                 for stale in self.folder.glob(f"{escape(case_id)}.{'?' * STAMP}.*.npy"):
                     stale.unlink()
-                sample, _ = load_sample(self.dataset, self.dataset.case(case_id), self.plan)
-                for name, file in zip(("image", "label"), self._files(case_id), strict=True):
+                sample = self._read(self.dataset.case(case_id))
+                for name, file in zip(self.parts, self._files(case_id), strict=True):
                     with atomic_path(file, force=True) as temporary:
                         np.save(temporary, sample[name])
                 task.advance(1, note=case_id)
 
     def __getitem__(self, case_id: str) -> dict[str, Any]:
+        sample: dict[str, Any] = self._load(case_id)
+        if case_id not in self._locations:
+            self._locations[case_id] = locate_classes(sample["label"][0])
+        return sample | {"locations": self._locations[case_id]}
+
+    def _read(self, case: Case) -> dict[str, np.ndarray]:
+        """The parts of a case, made from its files."""
+        return load_sample(self.dataset, case, self.plan)[0]
+
+    def _load(self, case_id: str) -> dict[str, np.ndarray]:
+        """The parts of a case as they were made."""
         try:
-            image, label = (np.load(f, mmap_mode="c") for f in self._files(case_id))
+            arrays = [np.load(f, mmap_mode="c") for f in self._files(case_id)]
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"{self.folder}: prepared case {case_id!r} is damaged ({error}); delete the folder "
                 "and start again with --resume"
             ) from error
-        if case_id not in self._locations:
-            self._locations[case_id] = locate_classes(label[0])
-        return {"image": image, "label": label, "locations": self._locations[case_id]}
+        return dict(zip(self.parts, arrays, strict=True))
 
-    def _files(self, case_id: str) -> tuple[Path, Path]:
+    def _files(self, case_id: str) -> tuple[Path, ...]:
         if case_id not in self._stamps:
             self._stamps[case_id] = _stamp(self.dataset.case(case_id))
         stem = f"{case_id}.{self._stamps[case_id]}"
-        return self.folder / f"{stem}.image.npy", self.folder / f"{stem}.label.npy"
+        return tuple(self.folder / f"{stem}.{part}.npy" for part in self.parts)
 
 
 def _stamp(case: Case) -> str:

@@ -20,7 +20,7 @@ from apps.medical.data.splits import folds
 from apps.medical.models import build
 from apps.medical.predict import predict
 from apps.medical.store import load_model
-from apps.medical.train import SegmentationBatches, _from_plan, train, training_config
+from apps.medical.train import SegmentationBatches, plan_options, train, training_config
 from core.errors import DataError, UsageError
 from core.training import TrainConfig
 
@@ -474,7 +474,7 @@ def test_networks_follow_an_anisotropic_plan(make_plan, name, preset) -> None:
     patch = [32, 32, 4]
     strides = network_strides([128, 128, 16], ANISOTROPIC)
     plan = make_plan(spacing=list(ANISOTROPIC), patch=patch, strides=strides)
-    options = _from_plan(name, plan, preset, {})
+    options = plan_options(name, plan, preset, {})
     resolved = catalog.resolve(name, 3, preset, **options)
     steps = [tuple(s) if isinstance(s, tuple | list) else (s,) * 3 for s in resolved["strides"]]
     if "patch" in resolved:
@@ -498,6 +498,6 @@ def test_strides_of_an_anisotropic_plan_fit_the_options_given(make_plan) -> None
     strides = network_strides([128, 128, 16], ANISOTROPIC)
     plan = make_plan(spacing=list(ANISOTROPIC), patch=[32, 32, 4], strides=strides)
     given = {"depths": [1, 1], "heads": [2, 4]}
-    options = {**_from_plan("swin_unetr", plan, "small", given), **given}
+    options = {**plan_options("swin_unetr", plan, "small", given), **given}
     network = build("swin_unetr", 3, 1, 3, **catalog.resolve("swin_unetr", 3, "small", **options))
     assert len(network.encoder.channels) == 2
