@@ -28,6 +28,7 @@ if __name__ == "__main__":
 
 import typer  # noqa: E402
 
+from apps.medical.commands import pretrain  # noqa: E402
 from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
 from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
@@ -394,6 +395,10 @@ def train(
         str, typer.Option(help="0 to 4, all, or full (every case, no validation).")
     ] = "0",
     plan: Annotated[Path | None, typer.Option(help="A plan.yaml; made when not given.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Start from a pre-training run's encoder, or a model's weights."),
+    ] = None,
     overrides: Overrides = None,
     preset: Annotated[str, typer.Option(help="Size of the network: small or published.")] = "small",
     option: Annotated[
@@ -449,6 +454,7 @@ def train(
         plan=plan,
         plan_overrides=overrides or (),
         config=config,
+        initial=init,
         resume=resume,
         force=force,
         device=cli.pick_device(device),
@@ -464,6 +470,9 @@ def train(
         print(f"\nnext: python apps/medical/run.py predict IMAGE --model {made} --out OUTDIR")
 
     cli.emit(report, as_json=json, human=show)
+
+
+pretrain.register(app)
 
 
 # What `info` reads. All of it is text and JSON on disk.
