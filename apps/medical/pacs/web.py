@@ -1,0 +1,426 @@
+"""DICOMweb (PS3.18): QIDO-RS to search, WADO-RS to retrieve, STOW-RS to store.
+
+dicomweb-client makes the searches. Images travel by requests alone, in pieces: the client would
+hold each whole in memory, decode it and encode it again, and we want the bytes that the PACS has.
+One image per request, because that is what can be resumed; the connection stays open in between.
+
+Nothing follows a redirection, so that neither a password nor an image goes where nobody sent it; no
+proxy and no .netrc is used. Answers are bounded while they are read.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from email.message import Message
+from typing import Any, BinaryIO
+
+import pydicom
+import requests
+import urllib3
+from dicomweb_client.web import DICOMwebClient
+from requests.auth import HTTPBasicAuth
+
+from apps.medical.pacs.config import PASSWORD, USER, Address, Bounds, Login
+from apps.medical.pacs.service import (
+    SERIES_KEYS,
+    STUDY_KEYS,
+    ConnectionLost,
+    Instance,
+    Item,
+    Pacs,
+    Receiver,
+    Sender,
+    Series,
+    plain_text,
+)
+from core.errors import DataError, ResourceError
+
+CHUNK = 2**18
+PAGE = 1000  # results of one search request
+MOST_HEADERS = 2**14  # bytes before an image in its part of a multipart answer
+# Come back later: overloaded, or a gateway whose archive is away (RFC 9110).
+PASSING = (408, 425, 429, 502, 503, 504)
+UID_OF = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+
+
+class WebPacs(Pacs):
+    """A DICOMweb service below ``address.url``."""
+
+    def __init__(self, address: Address, bounds: Bounds, login: Login) -> None:
+        super().__init__(address, bounds)
+        self._session = _Session(bounds, login)
+        self._client = DICOMwebClient(
+            address.url, session=self._session, permissive_uid=True, timeout=bounds.timeout
+        )
+        self._client.set_http_retry_params(retry=False)  # ``transfer`` tries again
+        self._accepts = [
+            'multipart/related; type="application/dicom"; transfer-syntax=*',  # as it is stored
+            'multipart/related; type="application/dicom"',
+        ]
+
+    def close(self) -> None:
+        self._session.close()
+
+    # Search
+
+    def _search(
+        self, level: str, wanted: Mapping[str, str], limit: int
+    ) -> Iterator[pydicom.Dataset]:
+        filters = dict(wanted)
+        study = filters.pop("StudyInstanceUID", None) if level != "STUDY" else None
+        call: Any = self._client.search_for_studies
+        place: tuple[str | None, ...] = ()
+        fields: tuple[str, ...] = STUDY_KEYS
+        if level == "SERIES":
+            call, place, fields = self._client.search_for_series, (study,), SERIES_KEYS
+        elif level == "IMAGE":
+            place = (study, filters.pop("SeriesInstanceUID"))
+            call, fields = self._client.search_for_instances, ()
+        seen: set[str] = set()
+        while True:
+            answers = self._asked(
+                lambda: call(
+                    *place,
+                    search_filters=filters,
+                    fields=fields,
+                    limit=min(PAGE, limit + 1),
+                    offset=len(seen) or None,
+                )
+            )
+            before = len(seen)
+            for answer in answers:
+                uid = plain_text(answer.get(UID_OF[level], ""))
+                if uid in seen:
+                    continue
+                seen.add(uid)
+                if len(seen) > limit:
+                    names = {"STUDY": "studies", "SERIES": "series"}
+                    raise self._too_many(names.get(level, "instances"), limit)
+                yield answer
+            # A server may give fewer than a page, and one that knows no offset the same again.
+            if len(seen) == before or len(answers) > limit:
+                return
+
+    def _asked(self, call: Any) -> list[pydicom.Dataset]:
+        with self._explained("searching"):
+            try:
+                found = call()
+                if not isinstance(found, list):
+                    raise ValueError("a list was expected")
+                return [pydicom.Dataset.from_json(item) for item in found]
+            except requests.HTTPError as error:
+                raise self._failure(error.response, "the search") from error
+            except requests.JSONDecodeError as error:
+                raise DataError(
+                    f"{self.address.url}: the answer to a search is not DICOM JSON; is this the "
+                    "root of the DICOMweb service?"
+                ) from error
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise DataError(
+                    f"{self.address.url}: the answer to a search cannot be read ({error})"
+                ) from error
+
+    # Retrieve
+
+    def retrieve(
+        self, series: Series, wanted: Sequence[Instance], whole: bool, receiver: Receiver
+    ) -> None:
+        root = f"{self.address.url}/studies/{series.study}/series/{series.uid}/instances"
+        for item in wanted:
+            with self._explained("retrieving"):
+                response = self._get(f"{root}/{item.uid}")
+                with response:
+                    if response.status_code != 200:
+                        failure = self._failure(response, "an image")
+                        if not isinstance(failure, DataError):
+                            raise failure
+                        receiver.refuse(item.uid, f"HTTP {response.status_code}")
+                        continue
+                    try:
+                        receiver.keep(item.uid, self._image(response))
+                    except DataError as error:
+                        receiver.refuse(item.uid, str(error))
+
+    def _get(self, url: str) -> requests.Response:
+        while True:
+            response = self._session.get(
+                url,
+                headers={"Accept": self._accepts[0]},
+                stream=True,
+                timeout=self.bounds.timeout,
+            )
+            if response.status_code in (400, 406, 415) and len(self._accepts) > 1:
+                response.close()
+                del self._accepts[0]  # an older server, which knows no wild card
+                continue
+            return response
+
+    def _image(self, response: requests.Response) -> Iterator[bytes]:
+        """The bytes of the one image in ``response``."""
+        kind, parameters = _content_type(response)
+        limit = self.bounds.instance_bytes
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > limit + MOST_HEADERS:
+            raise DataError(f"the PACS sends {length} bytes, more than the limit of {limit}")
+        chunks = _bounded(self._pieces(response), limit + MOST_HEADERS)
+        if kind == "application/dicom":  # against the standard, but some servers do
+            return chunks
+        if kind != "multipart/related" or not parameters.get("boundary"):
+            raise DataError(
+                f"the PACS answered with '{kind}' instead of DICOM; is this the root of the "
+                "DICOMweb service?"
+            )
+        return first_part(chunks, parameters["boundary"].encode("latin-1", "replace"))
+
+    def _pieces(self, response: requests.Response) -> Iterator[bytes]:
+        # Explained here, because who writes the pieces to a disk takes an OSError for the disk's.
+        with self._explained("retrieving"):
+            yield from response.iter_content(CHUNK)
+
+    # Store
+
+    def store(self, items: Sequence[Item], sender: Sender) -> None:
+        for item in items:
+            with self._explained(f"storing {item.path.name}"):
+                try:
+                    body = _Upload(item)
+                except OSError as error:
+                    sender.refused(item, f"cannot be read ({error.strerror or error})")
+                    continue
+                with body:
+                    response = self._session.post(
+                        f"{self.address.url}/studies",
+                        data=body,
+                        headers={
+                            "Content-Type": body.content_type,
+                            "Accept": "application/dicom+json",
+                        },
+                        timeout=self.bounds.timeout,
+                    )
+            failed, note = _store_answer(response, item)
+            if response.status_code in (200, 202) and not failed:
+                sender.stored(item, note)
+            elif response.status_code in (200, 202, 409):  # 409: none was stored
+                sender.refused(item, failed or "HTTP 409")
+            else:
+                failure = self._failure(response, "an image")
+                if not isinstance(failure, DataError):
+                    raise failure
+                sender.refused(item, f"HTTP {response.status_code}")
+
+    # Errors
+
+    def _failure(
+        self, response: requests.Response | None, what: str
+    ) -> ConnectionLost | ResourceError | DataError:
+        """Which of our errors an HTTP status is: DataError concerns this one object only."""
+        url = self.address.url
+        if response is None:
+            return ConnectionLost(f"{url}: no answer to {what}")
+        code = response.status_code
+        if code in PASSING:
+            return ConnectionLost(f"{url}: the PACS is busy or away (HTTP {code})")
+        if code in (401, 403, 407):
+            return ResourceError(
+                f"{url}: the PACS refuses access (HTTP {code}); set {USER} and {PASSWORD} in the "
+                "environment, and check that this user may do so"
+            )
+        if 300 <= code < 400:
+            place = plain_text(response.headers.get("Location", ""))
+            return ResourceError(
+                f"{url}: the PACS sends us elsewhere (HTTP {code}, {place}); if you trust that "
+                "address, give it as --url"
+            )
+        return DataError(f"{url}: the PACS answered HTTP {code} to {what}")
+
+    def _explained(self, doing: str) -> _Explained:
+        return _Explained(self.address.url, doing, self.bounds.timeout)
+
+
+class _Explained:
+    """Turns what requests raises in a block into our errors."""
+
+    def __init__(self, url: str, doing: str, timeout: float) -> None:
+        self._url, self._doing, self._timeout = url, doing, timeout
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, requests.exceptions.SSLError):
+            raise ResourceError(
+                f"{self._url}: its certificate cannot be verified ({_root(error)}); give the "
+                "hospital's certificates with --ca FILE.pem"
+            ) from error
+        if isinstance(error, requests.TooManyRedirects):
+            raise ResourceError(
+                f"{self._url}: the PACS sends us elsewhere; if you trust that address, give it "
+                "as --url"
+            ) from error
+        if isinstance(error, requests.Timeout):
+            raise ConnectionLost(
+                f"{self._url}: no answer within {self._timeout:g} s while {self._doing}"
+            ) from error
+        if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
+            raise ConnectionLost(
+                f"{self._url}: no connection while {self._doing} ({_root(error)})"
+            ) from error
+
+
+def _root(error: BaseException) -> str:
+    """The cause in a few words: these exceptions quote one another, and the whole address."""
+    while True:
+        inner = getattr(error, "reason", None) or next(
+            (a for a in reversed(error.args) if isinstance(a, BaseException)), None
+        )
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return plain_text(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
+class _Session(requests.Session):
+    """No proxies, no .netrc, no redirections, no compression, bounded answers."""
+
+    def __init__(self, bounds: Bounds, login: Login) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.max_redirects = 0
+        self.headers["Accept-Encoding"] = "identity"  # small bodies could unfold to huge ones
+        self._limit = bounds.answer_bytes
+        if login.user:
+            # As UTF-8 (RFC 7617); requests would take Latin-1.
+            self.auth = HTTPBasicAuth(login.user.encode(), login.password.encode())
+        if login.certificates is not None:
+            self.verify = str(login.certificates)
+
+    def request(self, method: Any, url: Any, *args: Any, **options: Any) -> requests.Response:
+        # dicomweb-client names the host without its port; requests knows better.
+        (options.get("headers") or {}).pop("Host", None)
+        # It also quotes wild cards, which RFC 3986 section 3.4 allows in a query as they are and
+        # which Orthanc 1.10 takes for letters when quoted; and writes spaces as forms do.
+        address, mark, query = str(url).partition("?")
+        for quoted, plain in (("%2A", "*"), ("%3F", "?"), ("+", "%20")):
+            query = query.replace(quoted, plain)
+        url = address + mark + query
+        return super().request(method, url, *args, **options)
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        in_pieces = options.pop("stream", False)
+        response = super().send(request, stream=True, **options)
+        if not in_pieces:
+            with response:
+                # What requests itself does, which knows no bound.
+                response._content = b"".join(_bounded(response.iter_content(CHUNK), self._limit))
+                response._content_consumed = True
+        return response
+
+
+class _Upload:
+    """A file as the one part of a multipart body, read as it is sent; ``len`` is the body's."""
+
+    def __init__(self, item: Item) -> None:
+        boundary = secrets.token_hex(16)
+        self.content_type = f'multipart/related; type="application/dicom"; boundary="{boundary}"'
+        # Without the optional transfer-syntax: Orthanc 1.10 answers 200 to it and stores nothing.
+        self._before = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        self._after = f"\r\n--{boundary}--\r\n".encode()
+        self._file: BinaryIO = open(item.path, "rb")  # noqa: SIM115  closed by __exit__
+        self._length = len(self._before) + item.bytes + len(self._after)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __enter__(self) -> _Upload:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int = -1) -> bytes:
+        size = CHUNK if size is None or size < 0 else size
+        if self._before:
+            piece, self._before = self._before[:size], self._before[size:]
+            return piece
+        piece = self._file.read(size)
+        if not piece:
+            piece, self._after = self._after[:size], self._after[size:]
+        return piece
+
+
+def first_part(chunks: Iterator[bytes], boundary: bytes) -> Iterator[bytes]:
+    """The body of the first part of a multipart message (RFC 2046 section 5.1.1), in pieces.
+
+    Raises DataError when it is none, ConnectionLost when it ends before its closing delimiter.
+    """
+    delimiter = b"--" + boundary
+    data = b""
+    for chunk in chunks:
+        data += chunk
+        start = data.find(delimiter)
+        end = data.find(b"\r\n\r\n", start) if start >= 0 else -1
+        if end >= 0:
+            data = data[end + 4 :]
+            break
+        if len(data) > MOST_HEADERS:
+            raise DataError("the PACS's answer holds no DICOM part")
+    else:
+        raise ConnectionLost("the PACS ended its answer before an image began")
+    delimiter = b"\r\n" + delimiter
+    while True:
+        end = data.find(delimiter)
+        if end >= 0:
+            yield data[:end]
+            return
+        # The delimiter may straddle two chunks.
+        keep = len(delimiter) - 1
+        if len(data) > keep:
+            yield data[:-keep]
+            data = data[-keep:]
+        try:
+            data += next(chunks)
+        except StopIteration:
+            raise ConnectionLost("the PACS ended its answer in the middle of an image") from None
+
+
+def _bounded(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    count = 0
+    for chunk in chunks:
+        count += len(chunk)
+        if count > limit:
+            raise DataError(f"the PACS's answer is longer than the limit of {limit} bytes")
+        yield chunk
+
+
+def _content_type(response: requests.Response) -> tuple[str, dict[str, str]]:
+    message = Message()
+    message["Content-Type"] = response.headers.get("Content-Type", "")
+    parameters = {str(key).lower(): str(value) for key, value in message.get_params() or []}
+    return plain_text(message.get_content_type()), parameters
+
+
+def _store_answer(response: requests.Response, item: Item) -> tuple[str, str]:
+    """Why this file failed and what there is to note, both empty if all is well.
+
+    PS3.18 table 10.5.3-1 and PS3.3 table C.12-1: FailedSOPSequence and ReferencedSOPSequence. A
+    server that names the file in neither has not stored it, whatever the HTTP status says.
+    """
+    if response.status_code not in (200, 202, 409):
+        return "", ""
+    if "json" not in response.headers.get("Content-Type", ""):
+        # Some servers answer in XML or with nothing, whatever is asked for.
+        return "", "the PACS did not confirm it by name"
+    try:
+        found = response.json()
+        answer = pydicom.Dataset.from_json(found[0] if isinstance(found, list) else found)
+        for failed in answer.get("FailedSOPSequence") or []:
+            if failed.get("ReferencedSOPInstanceUID", item.uid) == item.uid:
+                return f"failure 0x{int(failed.get('FailureReason', 0)):04X}", ""
+        for stored in answer.get("ReferencedSOPSequence") or []:
+            if stored.get("ReferencedSOPInstanceUID") == item.uid:
+                warning = stored.get("WarningReason")
+                return "", f"warning 0x{int(warning):04X}" if warning is not None else ""
+    except Exception:  # whatever pydicom raises on what is not DICOM JSON
+        return "its answer cannot be read", ""
+    return "its answer does not name this file among those stored", ""
