@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 import typer  # noqa: E402
 
-from apps.medical.commands import pacs, pretrain  # noqa: E402
+from apps.medical.commands import deidentify, pacs, pretrain  # noqa: E402
 from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
 from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
@@ -472,6 +472,7 @@ def train(
     cli.emit(report, as_json=json, human=show)
 
 
+deidentify.register(app)
 pacs.register(app)
 pretrain.register(app)
 
