@@ -19,7 +19,7 @@ from apps.medical.store import METADATA, TENSORS, NetworkSpec, find_model
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
 from core.files import sha256
-from core.pretraining import Transfer, transfer
+from core.pretraining import Transfer, load_matching
 from core.weights.folder import load_folder
 
 ENCODER = "encoder"
@@ -105,7 +105,7 @@ def start_from(
 
     Raises DataError when nothing fits.
     """
-    found = transfer(network, initial.tensors, initial.source)
+    found = load_matching(network, initial.tensors, initial.source)
     notes = [f"{initial.source} ({initial.about}): {found.text()}"]
     for name in SEEN_ALIKE:
         then, now = getattr(initial.plan, name), getattr(plan, name)

@@ -2,7 +2,7 @@
 
     pretext = build(MaeConfig(ratio=0.75), encoder, size=(64, 64))
     result = fit(pretext, PretrainTask(held_out), batches, TrainConfig(max_steps=1000), Path("run"))
-    transfer(network, load_weights(result.best), "run")
+    load_matching(network, load_weights(result.best), "run")
 
 A *pretext* is a module that owns the encoder and what the task needs beside it (a mask token,
 heads, task weights).  It takes a batch of images and gives scalars: the ``loss`` to minimise, and
@@ -33,7 +33,7 @@ from core.pretraining.config import (
 if TYPE_CHECKING:
     from core.pretraining.pretext import build
     from core.pretraining.task import PretrainTask
-    from core.pretraining.transfer import Transfer, transfer
+    from core.pretraining.transfer import Transfer, load_matching
 
 __all__ = [
     "PRETEXTS",
@@ -44,15 +44,20 @@ __all__ = [
     "PretrainTask",
     "Transfer",
     "build",
+    "load_matching",
     "pretext_config",
-    "transfer",
 ]
 
-_HOMES = {"build": "pretext", "PretrainTask": "task", "Transfer": "transfer"}
+_HOMES = {
+    "build": "pretext",
+    "PretrainTask": "task",
+    "Transfer": "transfer",
+    "load_matching": "transfer",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        home = f"core.pretraining.{_HOMES.get(name, name)}"
+        home = f"core.pretraining.{_HOMES[name]}"
         return getattr(import_module(home), name)
     raise AttributeError(f"module 'core.pretraining' has no attribute {name!r}")

@@ -42,7 +42,7 @@ class Transfer:
         return text
 
 
-def transfer(
+def load_matching(
     network: nn.Module, tensors: Mapping[str, Tensor], source: str, *, part: str = ""
 ) -> Transfer:
     """Copy into ``network`` each of ``tensors`` that has its name and shape there.
