@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from apps.medical.data.plan import Plan
+from apps.medical.dicom.codes import LabelCode
 from apps.medical.uncertainty import Calibration
 from core import shipped as shipped_models
 from core.config import StrictModel, validate
@@ -53,6 +54,7 @@ class ModelSpec(StrictModel):
     calibration: Calibration | None = None
     licence: str | None = None
     intended_use: str | None = None
+    codes: dict[int, LabelCode] = {}  # what DICOM calls the labels; `codes_for` where empty
 
 
 @dataclass(frozen=True)
