@@ -1,11 +1,13 @@
-"""What there is to segment: files, folders and images in memory, as named cases.
+"""What there is to segment: files, folders, DICOM studies and images in memory, as named cases.
 
-A case's name is its file's name without the image suffix, dots and spaces kept. It becomes a folder,
-so two inputs of one name are an error before any work.
+A case's name is its file's name without the image suffix, dots and spaces kept; of a DICOM source
+the name of the folder or zip, never anything from the headers, which may name the patient. It
+becomes a folder, so two inputs of one name are an error before any work.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -23,20 +25,28 @@ from apps.medical.data.volume import (
     Volume,
     case_name,
     is_volume_file,
+    suffix_of,
 )
 from core.errors import DataError, UsageError
+from core.files import sha256
 
 if TYPE_CHECKING:
     from apps.medical.data.plan import Plan
+    from apps.medical.dicom.series import SeriesInfo
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseInput:
-    """One case to segment: a file per channel, or one file or array with all of them."""
+    """One case to segment: a file or DICOM series per channel, or one file or array with all.
+
+    ``error`` is what is wrong with a DICOM source, for the case to fail with while others are done.
+    """
 
     name: str
     files: tuple[Path, ...] = ()
     volumes: tuple[Volume, ...] = ()
+    series: tuple[SeriesInfo, ...] = ()
+    error: str = ""
 
 
 def files_per_case(plan: Plan) -> int:
@@ -45,12 +55,24 @@ def files_per_case(plan: Plan) -> int:
     return 1 if joined else len(plan.channels)
 
 
-def find_cases(inputs: Any, per_case: int = 1) -> list[CaseInput]:
+def find_cases(
+    inputs: Any,
+    per_case: int = 1,
+    *,
+    dicom: bool = False,
+    series: Sequence[str] = (),
+    plan: Plan | None = None,
+) -> list[CaseInput]:
     """The cases that ``inputs`` (paths, Volumes, nibabel images; one or several) name, in order.
 
-    ``per_case`` is how many files make one, see ``files_per_case``. Raises UsageError when there is
-    none, or when two would share a name (also on a disk that does not tell upper from lower case),
-    and DataError for a folder without images.
+    ``per_case`` is how many files make one, see ``files_per_case``. With ``dicom``, zips, DICOMDIRs,
+    DICOM files and folders with DICOM but no images are sources of series: ``series`` names which,
+    as ``choose_series`` takes it (one per channel, or several cases for a model of one channel), or
+    else the rule there picks what fits ``plan``. With ``series`` a folder's images are passed over.
+
+    Raises UsageError when there is none, when a choice of series is open, or when two would share a
+    name (also on a disk that does not tell upper from lower case), DataError for a folder without
+    images.
     """
     single = isinstance(inputs, str | os.PathLike | Volume) or hasattr(inputs, "dataobj")
     found: list[CaseInput] = []
@@ -58,22 +80,58 @@ def find_cases(inputs: Any, per_case: int = 1) -> list[CaseInput]:
     for entry in [inputs] if single else inputs:
         if isinstance(entry, str | os.PathLike):
             path = Path(entry)
-            files += _files_in(path) if path.is_dir() else [path]
+            images = _files_in(path) if path.is_dir() and not (dicom and series) else []
+            if dicom and not images and _is_dicom(path):
+                found += _dicom_cases(path, per_case, series, plan)
+            elif path.is_dir():
+                files += images or _nothing_in(path)
+            else:
+                files.append(path)
         else:
             volume = entry if isinstance(entry, Volume) else _volume_of(entry)
             found.append(CaseInput(name=case_name(volume.path), volumes=(volume,)))
     found += _group(files, per_case)
     if not found:
         raise UsageError("no input: give image files or folders of them")
+    if series and not any(case.series or case.error for case in found):
+        raise UsageError("--series chooses from DICOM; the input is none")
     names: dict[str, CaseInput] = {}
     for case in found:
         other = names.setdefault(case.name.casefold(), case)
         if other is not case:
-            first, second = (c.files[0] if c.files else c.name for c in (other, case))
+            first, second = (_origin(c) for c in (other, case))
             raise UsageError(
                 f"{first} and {second} are both case '{case.name}' and would share one output "
                 "folder; rename one or predict them into different folders"
             )
+    return found
+
+
+def _origin(case: CaseInput) -> Path | str:
+    if case.series:
+        return case.series[0].source
+    return case.files[0] if case.files else case.name
+
+
+def provenance(case: CaseInput) -> list[dict[str, Any]]:
+    """What the case was read from, for its manifest: paths and SHA-256.
+
+    A DICOM series is its source, its UID and the digest of its files' digests in slice order.
+    """
+    found: list[dict[str, Any]] = [
+        {"path": str(file), "sha256": sha256(file)} for file in case.files
+    ]
+    for info in case.series:
+        together = hashlib.sha256("".join(sha256(file) for file in info.files).encode())
+        found.append(
+            {
+                "path": str(info.source),
+                "series": info.uid,
+                "part": info.part,
+                "files": len(info.files),
+                "sha256": together.hexdigest(),
+            }
+        )
     return found
 
 
@@ -86,14 +144,73 @@ def _files_in(folder: Path) -> list[Path]:
         # A case that was predicted into the same folder is a result, not an image.
         if not (sub / "manifest.json").exists()
     )
-    files = [file for place in places for file in sorted(place.iterdir()) if is_volume_file(file)]
-    if not files:
-        dicom = any(file.suffix.lower() in DICOM for file in folder.rglob("*"))
-        raise DataError(
-            f"{folder}: no image in it; supported are {' '.join(SUFFIXES)}"
-            + (DICOM_HINT if dicom else "")
+    return [file for place in places for file in sorted(place.iterdir()) if is_volume_file(file)]
+
+
+def _nothing_in(folder: Path) -> list[Path]:
+    dicom = any(file.suffix.lower() in DICOM for file in folder.rglob("*"))
+    raise DataError(
+        f"{folder}: no image in it; supported are {' '.join(SUFFIXES)}"
+        + (DICOM_HINT if dicom else "")
+    )
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a path without images is a source of DICOM series; an image's suffix says it is not."""
+    from apps.medical.dicom.sources import has_dicom, is_source
+
+    if path.is_dir():
+        return has_dicom(path)
+    return not suffix_of(path) and (path.suffix.lower() in (*DICOM, ".zip") or is_source(path))
+
+
+def _dicom_cases(
+    path: Path, per_case: int, wanted: Sequence[str], plan: Plan | None
+) -> list[CaseInput]:
+    """The cases of one DICOM source. What is wrong with it becomes the case's error."""
+    from apps.medical.dicom.choose import choose_series
+    from apps.medical.dicom.series import list_series
+
+    name = _source_name(path)
+    if per_case > 1 and wanted and len(wanted) != per_case:
+        raise UsageError(f"--series: {len(wanted)} given, the model wants {per_case}, in order")
+    if not path.exists():
+        return [CaseInput(name=name, error=f"{path}: no such file")]
+    try:
+        found = list_series(path)
+        choices = wanted or [None] * per_case  # type: ignore[list-item]
+        if per_case == 1:
+            chosen = [choose_series(found, choice, plan) for choice in choices]
+        else:
+            chosen = [choose_series(found, c, plan, channel) for channel, c in enumerate(choices)]
+    except DataError as error:
+        return [CaseInput(name=name, error=str(error))]
+    distinct = {(info.uid, info.part) for info in chosen}
+    if len(distinct) < len(chosen):
+        raise UsageError(
+            f"{path}: series {chosen[0].number or ''} was chosen twice; name one per "
+            + ("channel with --series, in order" if per_case > 1 else "--series")
         )
-    return files
+    if per_case > 1 or len(chosen) == 1:
+        return [CaseInput(name=name, series=tuple(chosen))]
+    numbers = [info.number for info in chosen]
+    telling = len(set(numbers)) == len(numbers) and None not in numbers
+    return [
+        CaseInput(name=f"{name}_{info.number if telling else place}", series=(info,))
+        for place, info in enumerate(chosen, 1)
+    ]
+
+
+def _source_name(path: Path) -> str:
+    """A case's name from a source's: safe as a folder's, on every system."""
+    whole = path.absolute()
+    if whole.name.casefold() == "dicomdir":
+        whole = whole.parent
+    text = whole.resolve().name if path.name in ("", ".", "..") else whole.name
+    if not whole.is_dir():
+        text = re.sub(r"\.(zip|dcm|dicom|ima)$", "", text, flags=re.IGNORECASE)
+    safe = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", text).strip(" .")
+    return safe or "dicom"
 
 
 def _group(files: Sequence[Path], per_case: int) -> list[CaseInput]:

@@ -2,10 +2,10 @@
 
     inputs -> cases -> read -> prepare -> sliding window -> restore -> OUT/<case>/
 
-A case folder holds seg.nii.gz (integers on the input's own grid), stats.json, overlay.png and
-manifest.json, for a picture seg.png, and on request probabilities.npz. It appears under its name
-only when it is complete. A case that cannot be read or fits not is reported in one line; the others
-are still done.
+A case folder holds seg.nii.gz (integers on the input's own grid), uncertainty.nii.gz, stats.json,
+overlay.png, report.html, report.pdf and manifest.json; for a picture seg.png, for a DICOM series
+seg.dcm and report.dcm, and on request probabilities.npz. It appears under its name only when it is
+complete. A case that cannot be read or fits not is reported in one line; the others are still done.
 """
 
 from __future__ import annotations
@@ -18,25 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.medical.cases import CaseInput, files_per_case, find_cases
-from apps.medical.data.volume import (
-    Volume,
-    case_name,
-    read_image,
-    write_label_like,
-)
-from apps.medical.results import (
-    case_folder,
-    check_outputs,
-    legend,
-    now,
-    statistics,
-    write_probabilities,
-)
+from apps.medical.data.volume import Volume, case_name, read_image
+from apps.medical.ood import input_warnings, output_warnings
+from apps.medical.results import case_folder, check_outputs, legend, statistics
 from apps.medical.shipped import DISCLAIMER
+from apps.medical.uncertainty import Calibration, Confidence, usable
 from core.errors import DataError, UsageError
-from core.files import plain, sha256, write_json
 from core.progress import Progress, SilentProgress
-from core.reporting import Timer, environment, peak_memory_mb
+from core.reporting import Timer
 
 if TYPE_CHECKING:
     from apps.medical.data.plan import Plan
@@ -44,20 +33,20 @@ if TYPE_CHECKING:
     from apps.medical.store import Model
 
 OVERLAP, FAST_OVERLAP = 0.5, 0.25
-# Beyond these ratios an image is unlike what the model was trained on, and the reader must know.
-SPACING_RATIO, EXTENT_RATIO, ANISOTROPY = 1.5, 1.75, 3.0
 
 
 @dataclass(kw_only=True)
 class CaseResult:
-    """What came of one case. ``labels`` (*S) lies on the input's grid; it is kept only in memory
-    use, without an output folder. ``error`` is one line, or None when all went well."""
+    """What came of one case. ``labels`` and ``uncertainty`` (*S, 0..1) lie on the input's grid; they
+    are kept only in memory use, without an output folder. ``error`` is one line, or None when all
+    went well."""
 
     case: str
     folder: Path | None = None
     labels: np.ndarray | None = None
     affine: np.ndarray | None = None
     probabilities: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
     stats: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -86,6 +75,10 @@ class Options:
     mem_limit: int | None
     fast: bool
     save_probabilities: bool
+    uncertainty: bool = True
+    report: bool = True
+    identify: bool = False
+    deidentify: bool = False
     repair: bool
     device: str
     threads: int | None
@@ -97,6 +90,7 @@ def predict(
     model: str | Path | Model = "hippocampus",
     out: str | Path | None = None,
     *,
+    series: str | Sequence[str] = (),
     folds: str | Sequence[int] = "all",
     tta: bool = False,
     overlap: float | None = None,
@@ -104,6 +98,10 @@ def predict(
     mem_limit: int | None = None,
     fast: bool = False,
     save_probabilities: bool = False,
+    uncertainty: bool = True,
+    report: bool = True,
+    identify: bool = False,
+    deidentify: bool = False,
     repair: bool = False,
     force: bool = False,
     resume: bool = False,
@@ -115,14 +113,19 @@ def predict(
     """Segment ``inputs`` with ``model`` and write a folder per case below ``out``.
 
     ``inputs`` is one or several files or folders, ``Volume``s or nibabel images. Folders are
-    searched one level deep. For a model of several channels, files CASE_0000.*, CASE_0001.*, ...
+    searched one level deep; one without images but with DICOM, a zip, a DICOMDIR or a DICOM file is
+    a source of series, of which ``series`` (UID, number or part of the description) or a rule
+    chooses, see ``dicom.choose``. For a model of several channels, files CASE_0000.*, CASE_0001.*, ...
     are one case. ``model`` is a shipped name, a model folder, or what ``load_model`` returned, which
     stays on its own device.
     Without ``out`` nothing is written and each result carries its ``labels``.
 
     ``tta`` averages over the mirrorings the model was trained with. ``fast`` means overlap 0.25 and
-    the first fold only. ``mem_limit`` (bytes) bounds the score buffers, see ``sliding``. ``repair``
-    replaces NaN and infinite voxels instead of refusing the image. ``resume`` skips cases whose
+    the first fold only. ``mem_limit`` (bytes) bounds the score buffers, see ``sliding``.
+    ``uncertainty`` writes the entropy of the probabilities and adds confidences to the statistics,
+    calibrated where the model is; ``report`` writes report.html and report.pdf, which name the
+    patient of a DICOM series only with ``identify``. ``deidentify`` removes the patient from seg.dcm
+    and report.dcm, which otherwise belong to the source's study. ``repair`` replaces NaN and infinite voxels instead of refusing the image. ``resume`` skips cases whose
     folder exists, ``force`` replaces them.
 
     Raises UsageError before any work for unknown models, two cases of one name and outputs that
@@ -135,6 +138,8 @@ def predict(
     progress = progress or SilentProgress()
     if fast and tta:
         raise UsageError("--fast and --tta contradict each other: mirroring multiplies the time")
+    if identify and deidentify:
+        raise UsageError("--identify and --deidentify contradict each other; choose one")
     if force and resume:
         raise UsageError("--force replaces finished cases and --continue skips them; choose one")
     options = Options(
@@ -145,6 +150,10 @@ def predict(
         mem_limit=mem_limit,
         fast=fast,
         save_probabilities=save_probabilities,
+        uncertainty=uncertainty,
+        report=report,
+        identify=identify,
+        deidentify=deidentify,
         repair=repair,
         device=device,
         threads=threads,
@@ -160,7 +169,8 @@ def predict(
     used = next((p.device for p in model.network.parameters()), chosen_device)
     options = replace(options, device=str(used))
     plan = model.spec.plan
-    cases = find_cases(inputs, files_per_case(plan))
+    wanted = [series] if isinstance(series, str) else list(series)
+    cases = find_cases(inputs, files_per_case(plan), dicom=True, series=wanted, plan=plan)
     root = Path(out) if out is not None else None
     names = [case.name for case in cases]
     done = check_outputs(root, names, force=force, resume=resume) if root else set()
@@ -191,8 +201,10 @@ def _one(
     result = CaseResult(case=case.name)
     try:
         with Timer() as timer:
-            volumes, prepared = _read(case, model.spec.plan, options, result)
-            labels = _segment(prepared, model, options, result, progress)
+            why = usable(model.spec.calibration, len(model.networks), model.weights)
+            calibration = None if why else model.spec.calibration
+            volumes, prepared = _read(case, model.spec.plan, options, result, calibration)
+            labels, confidence = _segment(prepared, model, options, result, progress, calibration)
             result.stats = statistics(
                 labels,
                 volumes[0],
@@ -201,15 +213,20 @@ def _one(
                 instances=model.spec.plan.target == "instances",
                 case=case.name,
             )
+            if confidence is not None:
+                _add_confidence(result, prepared, model.spec.plan, confidence, calibration)
+                result.stats["uncertainty"]["note"] = why or _differs(calibration, options)
             if not labels.any():
                 result.warnings.append("nothing was segmented: no voxel got a label")
         result.seconds = round(timer.seconds, 3)
         if root is None:
             result.labels, result.affine = labels, volumes[0].affine
         else:
+            from apps.medical.outputs import write_case
+
             with case_folder(root / case.name, force) as folder:
-                _write(folder, case, volumes, labels, model, options, result, timer)
-            result.folder, result.probabilities = root / case.name, None
+                write_case(folder, case, volumes, labels, model, options, result, timer)
+            result.folder, result.probabilities, result.uncertainty = root / case.name, None, None
     except DataError as error:
         result.error = str(error)
         progress.message(f"error: {error}")
@@ -217,14 +234,22 @@ def _one(
 
 
 def _read(
-    case: CaseInput, plan: Plan, options: Options, result: CaseResult
+    case: CaseInput,
+    plan: Plan,
+    options: Options,
+    result: CaseResult,
+    calibration: Calibration | None = None,
 ) -> tuple[list[Volume], Prepared]:
     """The case's volumes as stored, and the network's input."""
     from apps.medical.data.preprocess import prepare
 
-    volumes = list(case.volumes) or [
-        read_image(file, channels_last_axis=plan.channels_last_axis) for file in case.files
-    ]
+    if case.error:
+        raise DataError(case.error)
+    volumes = (
+        list(case.volumes)
+        or _read_series(case)
+        or [read_image(file, channels_last_axis=plan.channels_last_axis) for file in case.files]
+    )
     if len(case.files) > 1:
         wanted = [f"{case.name}_{i:04d}" for i in range(len(plan.channels))]
         if [case_name(file) for file in case.files] != wanted:
@@ -246,50 +271,28 @@ def _read(
             f"{prepared.repaired} NaN or infinite voxels were replaced by the lowest or highest "
             "finite value"
         )
-    result.warnings += _unlike_training(volumes[0], prepared, plan)
+    seen = calibration.seen if calibration is not None else None
+    result.warnings += input_warnings(volumes, prepared, plan, seen)
     return volumes, prepared
 
 
-def _unlike_training(volume: Volume, prepared: Prepared, plan: Plan) -> list[str]:
-    """How this image differs from what the model knows, in words a reader can weigh."""
-    found = []
-    for channel, rule, stats in zip(volume.channel_first, plan.normalisation, plan.intensity):
-        if rule != "ct" or stats is None:
-            continue
-        outside = np.mean((channel < stats.low) | (channel > stats.high))
-        if outside > 0.995:
-            found.append(
-                f"almost no voxel lies in the model's intensity range {stats.low:g} to "
-                f"{stats.high:g}: is this CT in Hounsfield units?"
-            )
-    if not volume.physical or plan.spacing is None:
-        return found
-    edges = np.array(prepared.reference.spacing)
-    if max(edges) > ANISOTROPY * min(edges):
-        found.append(
-            f"anisotropic voxels ({_mm(edges)}): thin structures along the coarse axis suffer"
-        )
-    size = [n * d for n, d in zip(prepared.shape, prepared.spacing)]
-    usual = [n * d for n, d in zip(plan.median_shape, plan.spacing)]
-    if any(max(a / b, b / a) > EXTENT_RATIO for a, b in zip(size, usual)):
-        found.append(
-            f"field of view {_mm(size)}, the model was trained on about {_mm(usual)}: expect "
-            "errors outside what it has seen; crop to the same region"
-        )
-    ordered, trained = sorted(edges), sorted(plan.spacing)  # orientation does not matter here
-    if any(max(a / b, b / a) > SPACING_RATIO for a, b in zip(ordered, trained)):
-        found.append(f"voxels of {_mm(edges)}, the model was trained on {_mm(plan.spacing)}")
-    return found
+def _read_series(case: CaseInput) -> list[Volume]:
+    if not case.series:
+        return []
+    from apps.medical.dicom.volume import read_series
 
-
-def _mm(values: Sequence[float] | np.ndarray) -> str:
-    return " x ".join(f"{value:.3g}" for value in values) + " mm"
+    return [read_series(info) for info in case.series]
 
 
 def _segment(
-    prepared: Prepared, model: Model, options: Options, result: CaseResult, progress: Progress
-) -> np.ndarray:
-    """Label ids, or object numbers, (*S) on the input's own grid."""
+    prepared: Prepared,
+    model: Model,
+    options: Options,
+    result: CaseResult,
+    progress: Progress,
+    calibration: Calibration | None = None,
+) -> tuple[np.ndarray, Confidence | None]:
+    """Label ids, or object numbers, (*S) on the input's own grid, and how certain they are."""
     from apps.medical.data.preprocess import restore, restore_map
     from apps.medical.data.targets import instances_from_probabilities
     from apps.medical.sliding import mirrorings, sliding_argmax, sliding_logits
@@ -302,95 +305,102 @@ def _segment(
         "progress": progress,
     }
     image, networks, objects = prepared.image, list(model.networks), plan.target == "instances"
+    watch = _watch(prepared, plan, calibration) if options.uncertainty else None
     if not (objects or options.save_probabilities):
-        classes = sliding_argmax(image, networks, plan.patch, mem_limit=options.mem_limit, **common)
-        return restore(classes, prepared)
-    if options.mem_limit is not None:
-        result.warnings.append("--mem-limit has no effect where all probabilities are needed")
-    scores = sliding_logits(image, networks, plan.patch, **common)
-    probabilities = np.exp(scores - scores.max(0))
-    probabilities /= probabilities.sum(0)
-    if options.save_probabilities:
-        result.probabilities = np.stack(
-            [
-                restore_map(p, prepared, fill=float(k == 0)).astype(np.float16)
-                for k, p in enumerate(probabilities)
-            ]
+        classes = sliding_argmax(
+            image, networks, plan.patch, mem_limit=options.mem_limit, watch=watch, **common
         )
-    if objects:
-        return restore(instances_from_probabilities(*probabilities[1:3]), prepared)
-    smallest = np.uint8 if len(scores) <= 256 else np.uint16
-    return restore(scores.argmax(0).astype(smallest), prepared)
+        labels = restore(classes, prepared)
+    else:
+        if options.mem_limit is not None:
+            result.warnings.append("--mem-limit has no effect where all probabilities are needed")
+        scores = sliding_logits(image, networks, plan.patch, **common)
+        if watch is not None:
+            import torch
+
+            watch(tuple((0, n) for n in prepared.shape), torch.from_numpy(scores))
+        probabilities = np.exp(scores - scores.max(0))
+        probabilities /= probabilities.sum(0)
+        if options.save_probabilities:
+            result.probabilities = np.stack(
+                [
+                    restore_map(p, prepared, fill=float(k == 0)).astype(np.float16)
+                    for k, p in enumerate(probabilities)
+                ]
+            )
+        if objects:
+            labels = restore(instances_from_probabilities(*probabilities[1:3]), prepared)
+        else:
+            smallest = np.uint8 if len(scores) <= 256 else np.uint16
+            labels = restore(scores.argmax(0).astype(smallest), prepared)
+    if watch is not None:
+        result.uncertainty = restore_map(watch.entropy, prepared)
+    return labels, watch
 
 
-def _write(
-    folder: Path,
-    case: CaseInput,
-    volumes: Sequence[Volume],
-    labels: np.ndarray,
-    model: Model,
-    options: Options,
+def _watch(prepared: Prepared, plan: Plan, calibration: Calibration | None) -> Confidence:
+    if calibration is None:
+        return Confidence(prepared.shape)
+    names = _class_names(plan)
+    known = [calibration.labels.get(name) for name in names]
+    thresholds = [about.threshold if about is not None else None for about in known]
+    return Confidence(prepared.shape, calibration.temperature, thresholds)
+
+
+def _class_names(plan: Plan) -> list[str]:
+    """The names of the network's classes, in their order."""
+    if plan.target == "instances":
+        return ["background", "interior", "border"]
+    return [plan.labels[label] for label in plan.label_ids]
+
+
+def _add_confidence(
     result: CaseResult,
-    timer: Timer,
+    prepared: Prepared,
+    plan: Plan,
+    confidence: Confidence,
+    calibration: Calibration | None,
 ) -> None:
-    from apps.medical.overlay import save_overlay
-
-    spec, reference = model.spec, volumes[0]
-    write_label_like(reference, labels, folder / "seg.nii.gz")
-    if not reference.physical:
-        write_label_like(reference, labels, folder / "seg.png")
-    if result.probabilities is not None:
-        names = [spec.labels[label] for label in sorted(spec.labels)]
-        if spec.plan.target == "instances":
-            names = ["background", "interior", "border"]
-        write_probabilities(folder, result.probabilities, names)
-    write_json(folder / "stats.json", result.stats)
-    save_overlay(
-        folder / "overlay.png",
-        reference,
-        labels,
-        legend(result.stats),
-        title=f"{case.name}   model: {spec.name} ({spec.network.name})",
-        instances=spec.plan.target == "instances",
-    )
-    write_json(folder / "manifest.json", _manifest(folder, case, model, options, result, timer))
-
-
-def _manifest(
-    folder: Path,
-    case: CaseInput,
-    model: Model,
-    options: Options,
-    result: CaseResult,
-    timer: Timer,
-) -> dict[str, Any]:
-    spec = model.spec
-    return {
-        "format": 1,
-        "case": case.name,
-        "created": now(),
-        "inputs": [{"path": str(file), "sha256": sha256(file)} for file in case.files],
-        "outputs": {file.name: sha256(file) for file in sorted(folder.iterdir())},
-        "model": {
-            "name": spec.name,
-            "network": spec.network.name,
-            "folder": str(model.folder),
-            "folds": list(model.folds),
-            "weights": model.weights,
-            "licence": spec.licence,
-            "intended_use": spec.intended_use,
-        },
-        "labels": {str(label): name for label, name in spec.labels.items()},
-        "target": spec.plan.target,
-        "channels_last_axis": spec.plan.channels_last_axis,
-        "options": plain(options),
-        "seconds": result.seconds,
-        "cpu_seconds": round(timer.cpu_seconds, 3),
-        "peak_memory_mb": round(peak_memory_mb(), 1),
-        "warnings": result.warnings,
-        "environment": environment(options.seed),
-        "disclaimer": DISCLAIMER,
+    """Put each label's figures into the statistics, and warn of what no held-out case had."""
+    stats = result.stats
+    unit = stats["unit"]
+    # The network's grid covers the same crop with voxels of another size.
+    ratio = float(np.prod(prepared.cropped)) / float(np.prod(prepared.shape))
+    voxel = stats["voxel_size"] * ratio
+    for name, found in zip(_class_names(plan), confidence.summary()):
+        entry = stats.get("labels", {}).get(name)
+        if entry is None:
+            continue
+        expected, extent = found["expected_voxels"], found["extent_voxels"]
+        entry["confidence"], entry["expected_dice"] = found["confidence"], found["expected_dice"]
+        entry[f"expected_{unit}"] = expected * voxel if expected is not None else None
+        about = calibration.labels.get(name) if calibration is not None else None
+        if about is None:
+            continue
+        entry[f"extent_{unit}"] = extent * voxel if extent is not None else None
+        factor = about.volume_factor
+        entry[f"range_{unit}"] = (
+            [entry[unit] / factor, entry[unit] * factor] if factor and entry[unit] else None
+        )
+    stats["uncertainty"] = {
+        "mean_inside": confidence.mean_inside,
+        "temperature": confidence.temperature,
+        "calibrated": calibration is not None,
     }
+    seen = calibration.seen if calibration is not None else None
+    result.warnings += output_warnings(stats, confidence.mean_inside, seen)
+
+
+def _differs(calibration: Calibration | None, options: Options) -> str:
+    """How this run differs from the one the calibration was measured with, or ""."""
+    if calibration is None:
+        return ""
+    words = []
+    if options.tta != calibration.tta:
+        words.append(f"with{'' if calibration.tta else 'out'} mirrored copies")
+    if abs(options.overlap - calibration.overlap) > 1e-6:
+        words.append(f"with windows overlapping by {calibration.overlap:g}")
+    return f"calibration was measured {' and '.join(words)}, unlike this run" if words else ""
 
 
 def as_json(results: Sequence[CaseResult]) -> dict[str, Any]:

@@ -260,12 +260,12 @@ def legend(stats: Mapping[str, Any]) -> dict[int, str]:
         size = f", median size {median:.4g} {short}" if median is not None else ""
         return {0: f"{about['count']} objects{size}"}
     return {
-        entry["label"]: f"{name}, {_digits(entry[unit])} {short}"
+        entry["label"]: f"{name}, {digits(entry[unit])} {short}"
         for name, entry in stats["labels"].items()
     }
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three significant digits, whole numbers from a hundred up."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 

@@ -36,6 +36,7 @@ from core.errors import DataError, UsageError, unknown  # noqa: E402
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+DICOM = ("a folder of a study or series", "a zip of one", "DICOMDIR", "one multi-frame file")
 LAYOUTS = (
     "MSD: dataset.json, imagesTr/, labelsTr/",
     "nnU-Net raw: dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz",
@@ -49,8 +50,26 @@ app = cli.make_app("medical", f"Segment medical images in 2-D and 3-D. {DISCLAIM
 
 
 @app.command()
-def info(json: Json = False) -> None:
-    """Show models, weights, input formats and verbs."""
+def info(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="A DICOM folder, zip or DICOMDIR, or images.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With a path: which series this model would take.", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show models, weights, input formats and verbs; with a path, the series in it."""
+    if path is not None:
+        from apps.medical.dicom.describe import describe, print_description
+
+        described = describe(path, model)
+        cli.emit(described, as_json=json, human=lambda: print_description(described))
+        return
+    if model is not None:
+        raise UsageError("--model goes with a path: info PATH --model NAME")
     from apps.medical import catalog
     from core.shipped import model_cards
 
@@ -61,7 +80,7 @@ def info(json: Json = False) -> None:
         "verbs": _verbs(),
         "models": {name: _model(entry) for name, entry in catalog.MODELS.items()},
         "weights": _weights(model_cards("medical")),
-        "inputs": {"volumes": VOLUMES, "pictures": PICTURES, "datasets": LAYOUTS},
+        "inputs": {"volumes": VOLUMES, "pictures": PICTURES, "dicom": DICOM, "datasets": LAYOUTS},
         "exit_codes": cli.EXIT_CODES,
     }
     cli.emit(report, as_json=json, human=lambda: _print_info(report))
@@ -70,12 +89,22 @@ def info(json: Json = False) -> None:
 @app.command()
 def predict(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Images, or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Images or folders of them; DICOM folders, zips, DICOMDIRs.", show_default=False
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="A shipped model's name or a model folder.")
     ] = "hippocampus",
     out: Annotated[Path, typer.Option(help="Each case gets a folder in here.")] = Path("out"),
+    series: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of DICOM: UID, number or part of the description; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     folds: Annotated[
         str, typer.Option(help="all, or such as 0,2: members of an ensemble.")
     ] = "all",
@@ -96,6 +125,16 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write probabilities.npz.")
     ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option(help="Write uncertainty.nii.gz, and confidences into stats.json.")
+    ] = True,
+    report: Annotated[bool, typer.Option(help="Write report.html and report.pdf.")] = True,
+    identify: Annotated[
+        bool, typer.Option("--identify", help="Name the patient of a DICOM series in the report.")
+    ] = False,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Leave the patient out of seg.dcm and report.dcm.")
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Replace NaN and infinite voxels, with a warning.")
     ] = False,
@@ -107,7 +146,7 @@ def predict(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Segment images: seg.nii.gz, stats.json, overlay.png and manifest.json per case."""
+    """Segment images: masks, volumes, uncertainty and a report per case."""
     from apps.medical import predict as implementation  # the function, see the package
     from apps.medical.predict import as_json, print_results
     from core.progress import get_progress
@@ -116,6 +155,7 @@ def predict(
         list(inputs),
         model,
         out,
+        series=series or (),
         folds=folds,
         tta=tta,
         overlap=overlap,
@@ -123,6 +163,10 @@ def predict(
         mem_limit=_bytes(mem_limit),
         fast=fast,
         save_probabilities=save_probabilities,
+        uncertainty=uncertainty,
+        report=report,
+        identify=identify,
+        deidentify=deidentify,
         repair=repair,
         force=force,
         resume=resume,
@@ -552,6 +596,7 @@ def _print_info(report: dict[str, Any]) -> None:
     _print_table(
         "Inputs",
         [("volumes", " ".join(inputs["volumes"])), ("pictures", " ".join(inputs["pictures"]))]
+        + [("DICOM", ", ".join(inputs["dicom"]) + "; `info PATH` lists its series")]
         + [("data set", layout) for layout in inputs["datasets"]],
     )
     _print_table("Exit codes", ((str(code), text) for code, text in report["exit_codes"].items()))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH = 7.1  # inches: the text width of an A4 page
 DPI = 150
-TALLEST = 7.6  # inches that still leave room for a heading on a page
+TALLEST = 6.3  # inches; a report of few findings then has the planes on its first page
 SLICES = 12
 HEAT = "inferno"
 
@@ -64,7 +64,7 @@ def plane_pictures(
     widths = [p.labels.shape[1] * p.edges[1] for p in grid[0]]
     tall = max(p.labels.shape[0] * p.edges[0] for p in grid[0])
     gap, top, bottom, left = 0.08, 0.28, 0.32, 0.3 if not single else 0.08
-    room = WIDTH - left - 0.1 - gap * (len(widths) - 1) - (0.55 if doubt else 0.0)
+    room = WIDTH - left - 0.1 - gap * (len(widths) - 1) - (0.66 if doubt else 0.0)
     scale = min(room / sum(widths), (TALLEST - top - bottom) / len(grid) / tall - gap / tall)
     height = top + bottom + len(grid) * tall * scale + gap * (len(grid) - 1)
     figure = _figure(WIDTH, height)
@@ -142,13 +142,12 @@ def slice_pictures(image: Volume, labels: np.ndarray, *, instances: bool = False
         ax = figure.add_axes(place)
         draw_plane(ax, cut, round_bar(wide), "mm", instances, wash=0.0, small=True)
         ax.set_title(cut.title, color="white", fontsize=6.5, pad=2)
-    step = (last - first) / max(1, len(cuts) - 1)
-    which = "every slice" if len(cuts) == last - first + 1 else f"about every {step:.0f}th slice"
+    which = "every slice" if len(cuts) == last - first + 1 else f"{len(cuts)} slices evenly spaced"
     plane = ("sagittal", "coronal", "axial")[axis]
     return Picture(
         "slices",
         _png(figure),
-        f"The outlines in {which} of the segmentation, {plane}, numbered as in the planes above.",
+        f"Outlines in {which} through the segmentation, {plane}, numbered as in the planes above.",
         WIDTH,
         height,
     )
@@ -201,7 +200,7 @@ def _scale(figure: Figure, height: float, tall: float, bottom: float) -> None:
     from matplotlib import colormaps
 
     size = min(tall, 1.6)
-    place = ((WIDTH - 0.5) / WIDTH, (bottom + (tall - size) / 2) / height, 0.1 / WIDTH)
+    place = ((WIDTH - 0.62) / WIDTH, (bottom + (tall - size) / 2) / height, 0.1 / WIDTH)
     axes = figure.add_axes((*place, size / height))
     ramp = np.linspace(0, 1, 64)[:, None]
     paint = colormaps[HEAT](0.15 + 0.85 * ramp)
@@ -210,7 +209,8 @@ def _scale(figure: Figure, height: float, tall: float, bottom: float) -> None:
     axes.set_xticks([])
     axes.yaxis.tick_right()
     axes.set_yticks([0, 0.5, 1])
-    axes.tick_params(colors="white", labelsize=6.5, length=2)
+    axes.set_yticklabels(["0 certain", "0.5", "1 open"])
+    axes.tick_params(colors="white", labelsize=6, length=2, pad=1.5)
 
 
 def _legend(figure: Figure, legend: Mapping[int, str], height: float, instances: bool) -> None:

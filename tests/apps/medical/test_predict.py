@@ -22,7 +22,10 @@ from apps.medical.data.volume import read_image
 from apps.medical.predict import as_json, predict
 from core.errors import DataError, ResourceError, UsageError
 
-FILES = {"seg.nii.gz", "stats.json", "overlay.png", "manifest.json"}
+FILES = {
+    "seg.nii.gz", "uncertainty.nii.gz", "stats.json", "overlay.png", "report.html", "report.pdf",
+    "manifest.json",
+}  # fmt: skip
 
 
 def only(results):

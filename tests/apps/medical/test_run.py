@@ -23,7 +23,10 @@ SMALL = (
     "--set", "patch=[8, 8, 8]", "--set", "batch=2", "--precision", "float32", "--device", "cpu",
 )  # fmt: skip
 TINY = ("--model", "unet", "--option", "channels=[4, 8]", "--option", "strides=[2]")
-RESULT = {"seg.nii.gz", "stats.json", "overlay.png", "manifest.json"}
+RESULT = {
+    "seg.nii.gz", "uncertainty.nii.gz", "stats.json", "overlay.png", "report.html", "report.pdf",
+    "manifest.json",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,221 @@
+"""What ``predict`` writes into a case's folder, one file after the other; the manifest comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.medical.cases import provenance
+from apps.medical.data.volume import Volume, write_label_like
+from apps.medical.results import legend, now, write_probabilities
+from apps.medical.shipped import DISCLAIMER
+from core.errors import DataError
+from core.files import atomic_path, plain, sha256, write_json, write_text
+from core.reporting import Timer, environment, peak_memory_mb
+
+if TYPE_CHECKING:
+    from apps.medical.cases import CaseInput
+    from apps.medical.predict import CaseResult, Options
+    from apps.medical.store import Model
+
+UNCERTAINTY = "uncertainty.nii.gz"
+
+
+def write_case(
+    folder: Path,
+    case: CaseInput,
+    volumes: Sequence[Volume],
+    labels: np.ndarray,
+    model: Model,
+    options: Options,
+    result: CaseResult,
+    timer: Timer,
+) -> None:
+    """Everything about one case. Raises as the writers do; a DICOM file that the series does not
+    allow becomes a warning, for the NIfTI beside it is whole."""
+    from apps.medical.overlay import save_overlay
+
+    spec, reference = model.spec, volumes[0]
+    objects = spec.plan.target == "instances"
+    write_label_like(reference, labels, folder / "seg.nii.gz")
+    if not reference.physical:
+        write_label_like(reference, labels, folder / "seg.png")
+    if result.probabilities is not None:
+        names = [spec.labels[label] for label in sorted(spec.labels)]
+        if objects:
+            names = ["background", "interior", "border"]
+        write_probabilities(folder, result.probabilities, names)
+    if result.uncertainty is not None:
+        write_uncertainty(reference, result.uncertainty, folder / UNCERTAINTY)
+    write_json(folder / "stats.json", result.stats)
+    save_overlay(
+        folder / "overlay.png",
+        reference,
+        labels,
+        legend(result.stats),
+        title=f"{case.name}   model: {spec.name} ({spec.network.name})",
+        instances=objects,
+    )
+    series = getattr(reference.store, "series", None) is not None
+    cleaner = _deidentifier() if series and options.deidentify else None
+    if series:
+        _write_segmentation(folder, labels, reference, model, options, result, cleaner)
+    if options.report:
+        _write_report(folder, case, volumes, labels, model, options, result, cleaner)
+    write_json(folder / "manifest.json", _manifest(folder, case, model, options, result, timer))
+
+
+def write_uncertainty(reference: Volume, values: np.ndarray, path: Path) -> Path:
+    """Write a float map (*S) as NIfTI float32 on the grid of ``reference``, as seg.nii.gz lies."""
+    from apps.medical.data import nifti
+
+    with atomic_path(path) as temporary:
+        # Four digits: more would be noise, and noise does not compress.
+        nifti.write_label(reference, np.round(values, 4).astype(np.float32), temporary)
+    return path
+
+
+def run_in_words(model: Model, options: Options) -> str:
+    """How the model was run, for the report: "overlap 0.5, 5 networks, mirrored copies averaged"."""
+    words = [f"windows overlapping by {options.overlap:g}"]
+    if len(model.networks) > 1:
+        words.append(f"{len(model.networks)} networks averaged ({', '.join(model.folds)})")
+    if options.tta:
+        words.append("mirrored copies averaged")
+    return ", ".join(words)
+
+
+def _write_report(
+    folder: Path,
+    case: CaseInput,
+    volumes: Sequence[Volume],
+    labels: np.ndarray,
+    model: Model,
+    options: Options,
+    result: CaseResult,
+    cleaner: Any,
+) -> None:
+    from apps.medical.report import page, pdf
+    from apps.medical.report.contents import gather
+
+    contents = gather(
+        case.name,
+        volumes,
+        labels,
+        result.uncertainty,
+        result.stats,
+        model,
+        result.warnings,
+        run_in_words(model, options),
+        identify=options.identify,
+    )
+    write_text(folder / "report.html", page.render(contents))
+    printed = pdf.render(contents)
+    with atomic_path(folder / "report.pdf") as temporary:
+        temporary.write_bytes(printed)
+    if getattr(volumes[0].store, "series", None) is not None:
+        from apps.medical.dicom.encapsulate import write_pdf
+
+        title = f"Segmentation report, {model.spec.name}"
+        try:
+            write_pdf(
+                folder / "report.dcm",
+                printed,
+                volumes[0],
+                title[:64],
+                deidentify=cleaner if cleaner is not None else False,
+            )
+        except DataError as error:
+            result.warnings.append(f"no report.dcm: {error}")
+
+
+def _write_segmentation(
+    folder: Path,
+    labels: np.ndarray,
+    reference: Volume,
+    model: Model,
+    options: Options,
+    result: CaseResult,
+    cleaner: Any,
+) -> None:
+    """seg.dcm. Numbered objects are no classes, for which a segment each would be wrong."""
+    from apps.medical.dicom.segmentation import Algorithm, write_seg
+    from core import __version__
+
+    spec = model.spec
+    if spec.plan.target == "instances":
+        result.warnings.append("no seg.dcm: this model numbers objects, which are not segments")
+        return
+    digest = next(iter(model.weights.values()), "")[:12]
+    parameters = {"overlap": f"{options.overlap:g}", "mirroring": str(options.tta)}
+    if model.folds:
+        parameters["folds"] = ",".join(model.folds)
+    algorithm = Algorithm(
+        name=spec.name[:64],
+        version=f"{__version__} {digest}".strip(),
+        parameters=parameters,
+    )
+    try:
+        write_seg(
+            folder / "seg.dcm",
+            labels,
+            reference,
+            {label: name for label, name in spec.labels.items()},
+            codes=_codes(spec),
+            algorithm=algorithm,
+            description=f"{spec.name} segmentation"[:64],
+            deidentify=cleaner if cleaner is not None else False,
+        )
+    except DataError as error:
+        result.warnings.append(f"no seg.dcm: {error}")
+
+
+def _codes(spec: Any) -> Any:
+    return getattr(spec, "codes", None) or None
+
+
+def _deidentifier() -> Any:
+    """One for all files of the case, so that their replaced identifiers agree."""
+    from apps.medical.dicom.deidentify import Deidentifier
+
+    return Deidentifier()
+
+
+def _manifest(
+    folder: Path,
+    case: CaseInput,
+    model: Model,
+    options: Options,
+    result: CaseResult,
+    timer: Timer,
+) -> Mapping[str, Any]:
+    spec = model.spec
+    return {
+        "format": 1,
+        "case": case.name,
+        "created": now(),
+        "inputs": provenance(case),
+        "outputs": {file.name: sha256(file) for file in sorted(folder.iterdir())},
+        "model": {
+            "name": spec.name,
+            "network": spec.network.name,
+            "folder": str(model.folder),
+            "folds": list(model.folds),
+            "weights": model.weights,
+            "licence": spec.licence,
+            "intended_use": spec.intended_use,
+        },
+        "labels": {str(label): name for label, name in spec.labels.items()},
+        "target": spec.plan.target,
+        "channels_last_axis": spec.plan.channels_last_axis,
+        "options": plain(options),
+        "seconds": result.seconds,
+        "cpu_seconds": round(timer.cpu_seconds, 3),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "warnings": result.warnings,
+        "environment": environment(options.seed),
+        "disclaimer": DISCLAIMER,
+    }

@@ -1,0 +1,306 @@
+"""What a report says, before anything is laid out: plain text, tables and pictures.
+
+Nothing here comes from a patient's name, number or dates unless ``identify`` asks for them; the
+case's own name is the name of its file or folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.medical.overlay import colour_of
+from apps.medical.report.figures import (
+    Picture,
+    plane_pictures,
+    reliability_picture,
+    slice_pictures,
+)
+from apps.medical.results import digits, legend, now
+from apps.medical.shipped import DISCLAIMER
+from apps.medical.uncertainty import Calibration, Figure
+
+if TYPE_CHECKING:
+    from apps.medical.data.volume import Volume
+    from apps.medical.store import Model
+
+Pairs = list[tuple[str, str]]
+SHORT = {"pixels": "px", "mm2": "mm²"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header. ``colours`` mark rows ("" for none), the legend of the pictures."""
+
+    header: list[str]
+    rows: list[list[str]]
+    colours: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """A report. Every text is plain: whoever lays it out escapes it."""
+
+    case: str
+    created: str
+    model_name: str
+    identity: Pairs
+    image: Pairs
+    findings: Table
+    warnings: list[str]
+    pictures: list[Picture]
+    model: Pairs
+    trust: Table | None
+    trust_text: list[str]
+    reliability: Picture | None
+    disclaimer: str = DISCLAIMER
+
+
+def gather(
+    case: str,
+    volumes: Sequence[Volume],
+    labels: np.ndarray,
+    uncertainty: np.ndarray | None,
+    stats: Mapping[str, Any],
+    model: Model,
+    warnings: Sequence[str] = (),
+    run: str = "",
+    *,
+    identify: bool = False,
+) -> Contents:
+    """The report of one case: ``labels`` and ``uncertainty`` (*S) lie on the first volume's grid.
+
+    ``stats`` is what stats.json holds, ``run`` says in words how the model was run.
+    """
+    spec, objects = model.spec, "objects" in stats
+    calibration = spec.calibration if stats.get("uncertainty", {}).get("calibrated") else None
+    pictures = [
+        plane_pictures(volumes[0], labels, legend(stats), uncertainty, instances=objects),
+        slice_pictures(volumes[0], labels, instances=objects),
+    ]
+    return Contents(
+        case=case,
+        created=now(),
+        model_name=spec.name,
+        identity=_identity(volumes[0]) if identify else [],
+        image=_image(volumes),
+        findings=_objects(stats) if objects else _findings(stats, calibration),
+        warnings=list(warnings),
+        pictures=[picture for picture in pictures if picture is not None],
+        model=_model(model, run),
+        trust=_trust(calibration) if calibration else _metrics(spec.metrics),
+        trust_text=_trust_text(calibration, stats),
+        reliability=reliability_picture(calibration.reliability) if calibration else None,
+    )
+
+
+def figure_text(figure: Figure | None, places: int = 3, scale: float = 1.0) -> str:
+    """``0.894 (0.886 to 0.901)``, or a dash."""
+    if figure is None or figure.mean is None:
+        return "–"
+    text = f"{figure.mean * scale:.{places}f}"
+    if figure.ci95 is None:
+        return text
+    return text + " ({} to {})".format(*(f"{b * scale:.{places}f}" for b in figure.ci95))
+
+
+def _findings(stats: Mapping[str, Any], calibration: Calibration | None) -> Table:
+    unit = stats["unit"]
+    short = SHORT.get(unit, unit)
+    size = "Volume" if unit == "mL" else "Area"
+    sure = any("confidence" in entry for entry in stats["labels"].values())
+    level = f"{1 - calibration.alpha:.0%} range" if calibration else ""
+    header = ["Structure", f"{size} ({short})"]
+    header += [f"{level} ({short})", f"Extent ({short})"] if calibration else []
+    header += ["Confidence", "Expected Dice"] if sure else []
+    header += ["Mean intensity"]
+    rows, colours = [], []
+    for name, entry in stats["labels"].items():
+        row = [name, digits(entry[unit])]
+        if calibration:
+            between = entry.get(f"range_{unit}")
+            row += [" to ".join(digits(v) for v in between) if between else "–"]
+            row += [_number(entry.get(f"extent_{unit}"))]
+        if sure:
+            row += [_number(entry.get("confidence"), 2), _number(entry.get("expected_dice"), 2)]
+        rows.append([*row, _intensity(entry["mean_intensity"])])
+        colours.append(colour_of(entry["label"]))
+    notes = []
+    if calibration:
+        alpha = f"{calibration.alpha:.0%}"
+        notes.append(
+            f"Range: holds the true {size.lower()} in {1 - calibration.alpha:.0%} of cases like the "
+            f"held-out ones. Extent: {size.lower()} of the region that misses on average at most "
+            f"{alpha} of the structure in such cases."
+        )
+    if sure:
+        notes.append(
+            "Confidence: mean probability of the voxels marked as the structure. Expected Dice: the "
+            "overlap with a perfect contour that these probabilities promise."
+            + ("" if calibration else " Neither was calibrated for this run: see below.")
+        )
+    return Table(header, rows, colours, notes)
+
+
+def _objects(stats: Mapping[str, Any]) -> Table:
+    unit, about = stats["unit"], stats["objects"]
+    short = SHORT.get(unit, unit)
+    rows = [
+        ["Number of objects", str(about["count"])],
+        [f"Median size ({short})", _number(about[f"median_size_{unit}"])],
+        [f"Total size ({short})", _number(about[f"total_size_{unit}"])],
+        ["Mean intensity", _intensity(about["mean_intensity"])],
+    ]
+    return Table(["Objects", ""], rows)
+
+
+def _identity(volume: Volume) -> Pairs:
+    """Who this is, from the DICOM header; only on request."""
+    read = getattr(volume.store, "read_headers", None)
+    headers = read() if read is not None else []
+    if not headers:
+        return []
+    first = headers[0]
+    names = {
+        "Patient": "PatientName",
+        "Patient ID": "PatientID",
+        "Born": "PatientBirthDate",
+        "Sex": "PatientSex",
+        "Study date": "StudyDate",
+        "Accession number": "AccessionNumber",
+        "Study": "StudyDescription",
+        "Series": "SeriesDescription",
+    }
+    pairs = [(text, str(first.get(key, "") or "")) for text, key in names.items()]
+    return [(text, value[:200]) for text, value in pairs if value]
+
+
+def _image(volumes: Sequence[Volume]) -> Pairs:
+    from nibabel import aff2axcodes
+
+    first = volumes[0]
+    shape = " × ".join(map(str, first.shape))
+    pairs = [("Grid", f"{shape} {'voxels' if first.rank == 3 else 'pixels'}")]
+    series = getattr(first.store, "series", None)
+    if series is not None:
+        told = (
+            ("Modality", "modality"), ("Body part", "body_part"), ("Series number", "number"),
+            ("Acquired", "orientation"),
+        )  # fmt: skip
+        for text, key in told:
+            value = str(getattr(series, key, "") or "")
+            if value and value.lower() not in ("none", "unknown"):
+                pairs.append((text, value[:60].lower() if key == "body_part" else value[:60]))
+    if first.physical:
+        edges = " × ".join(f"{edge:.3g}" for edge in first.spacing)
+        view = " × ".join(f"{n * d:.4g}" for n, d in zip(first.shape, first.spacing))
+        pairs.append(("Voxel", f"{edges} mm"))
+        pairs.append(("Field of view", f"{view} mm"))
+        pairs.append(("Axes towards", "".join(str(c) for c in aff2axcodes(first.affine))))
+    channels = sum(volume.channels for volume in volumes)
+    if channels > 1:
+        pairs.append(("Channels", str(channels)))
+    return pairs
+
+
+def _model(model: Model, run: str) -> Pairs:
+    spec = model.spec
+    training = spec.training
+    labels = ", ".join(name for label, name in sorted(spec.labels.items()) if label)
+    pairs = [("Model", f"{spec.name} ({spec.network.name}, {spec.network.rank}-D)")]
+    pairs.append(("Structures", labels))
+    trained = str(training.get("dataset") or spec.plan.dataset)
+    if training.get("cases"):
+        trained += f", {training['cases']} cases"
+    if training.get("fold") not in (None, "full"):
+        trained += f" (fold {training['fold']}: the rest was held out)"
+    pairs.append(("Trained on", trained))
+    pairs.append(("Input", ", ".join(spec.plan.channels)))
+    if spec.plan.spacing is not None:
+        edges = " × ".join(f"{edge:.3g}" for edge in spec.plan.spacing)
+        view = " × ".join(f"{n * d:.3g}" for n, d in zip(spec.plan.median_shape, spec.plan.spacing))
+        pairs.append(("Expects", f"voxels near {edges} mm, a field of view near {view} mm"))
+    if run:
+        pairs.append(("This run", run))
+    if spec.licence:
+        pairs.append(("Licence", spec.licence))
+    pairs.append(("Intended use", spec.intended_use or DISCLAIMER))
+    weights = ", ".join(digest[:12] for digest in model.weights.values())
+    if weights:
+        pairs.append(("Weights (SHA-256)", weights))
+    return pairs
+
+
+def _trust(calibration: Calibration) -> Table:
+    header = ["Held-out cases", "Dice", "Said / was right", "Expected Dice off by", "Missed"]
+    header += ["Missed by extent", "Volume in range"]
+    rows = []
+    for name, about in calibration.labels.items():
+        said, right = _number(about.confidence.mean, 2), _number(about.precision.mean, 2)
+        rows.append(
+            [
+                name,
+                figure_text(about.dice),
+                f"{said} / {right}",
+                figure_text(about.expected_dice_error),
+                figure_text(about.miss_rate, 1, 100) + " %",
+                figure_text(about.extent_miss_rate, 1, 100)
+                + (" %" if about.extent_miss_rate else ""),
+                figure_text(about.volume_coverage, 0, 100)
+                + (" %" if about.volume_coverage else ""),
+            ]
+        )
+    return Table(header, rows)
+
+
+def _metrics(metrics: Mapping[str, Any]) -> Table | None:
+    """What the model's own card says, where there is no calibration: means, without intervals."""
+    shown = {
+        str(name): row
+        for name, row in metrics.items()
+        if isinstance(row, Mapping) and "dice" in row
+    }
+    if not shown:
+        return None
+    rows = [
+        [name, _number(row.get("dice"), 3), _number(row.get("hd95"), 2)]
+        for name, row in shown.items()
+    ]
+    return Table(["Validation cases", "Dice", "HD95 (mm)"], rows, notes=["No interval recorded."])
+
+
+def _trust_text(calibration: Calibration | None, stats: Mapping[str, Any]) -> list[str]:
+    about = stats.get("uncertainty", {})
+    said = []
+    if calibration is not None:
+        c = calibration
+        said.append(
+            f"Measured on {c.cases} cases of {c.patients} patients of {c.dataset} that the model was "
+            "not trained on; in brackets 95 % bootstrap intervals over patients. Expected calibration "
+            f"error {figure_text(c.ece_before, 3)} before and {figure_text(c.ece_after, 3)} after "
+            f"temperature scaling (T = {c.temperature:.3g}), the latter cross-fitted between halves."
+        )
+    if about.get("note"):
+        said.append(f"{about['note'][0].upper()}{about['note'][1:]}.")
+    if about.get("mean_inside") is not None:
+        text = f"Mean uncertainty inside the segmentation: {about['mean_inside']:.2f}"
+        if calibration is not None:
+            low, high = calibration.seen.uncertainty
+            text += f"; in the held-out cases {low:.2f} to {high:.2f}"
+        said.append(text + " (0 certain, 1 all structures alike).")
+    return said
+
+
+def _number(value: float | None, places: int | None = None) -> str:
+    if value is None:
+        return "–"
+    return digits(value) if places is None else f"{value:.{places}f}"
+
+
+def _intensity(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    return ", ".join("–" if v is None else f"{v:.4g}" for v in values)
