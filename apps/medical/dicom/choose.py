@@ -1,11 +1,11 @@
 """Which series of a source a model takes: what the person asked for, or a rule.
 
 Without a wish, what cannot be segmented and what is of another modality than the model's is left
-out; then, each only while several remain and only if it leaves at least one: series whose
-description or Image Type says another kind of image than the model's channel (T1, T2, FLAIR, ...),
-series not named like the model or its channel, series whose extent in mm is unlike what
-the model was trained on. When several remain, or the source holds several patients, nothing is
-guessed: UsageError lists them.
+out, and what says in its description to be another kind of image than the model's channel (T1,
+T2, FLAIR, ADC, ...). Then, while several remain and if it leaves at least one: series not named
+like the model's data set or channel, and series whose extent in mm is unlike what the model was
+trained on. When several remain, or the source holds several patients, nothing is guessed:
+UsageError lists them.
 """
 
 from __future__ import annotations
@@ -116,6 +116,14 @@ def _by_rule(found: Sequence[SeriesInfo], plan: Plan | None, channel: int) -> Se
         held = ", ".join(sorted({info.modality for info in usable}))
         raise DataError(
             f"{source}: holds {held}, the model was trained on {want}; choose another model or study"
+        )
+    kinds = [kind_of(info.title) for info in fitting]
+    kind = kind_of(plan.channels[channel]) if plan is not None else ""
+    if kind and kind not in kinds and all(kinds):
+        raise DataError(
+            f"{source}: holds {', '.join(sorted(set(kinds)))}, the model takes"
+            f" '{plan.channels[channel]}'; choose another study, or insist with --series:"  # type: ignore[union-attr]
+            f" {_listed(fitting)}"
         )
     patients = len({info.patient_id for info in fitting})
     if patients > 1:

@@ -350,7 +350,8 @@ def _b_value(header: Dataset) -> float | None:
         (0x20011003, "Philips Imaging DD 001"),
     ):
         value = _private_value(header, tag, creator) if creator else header.get(tag)
-        values: list[Any] = list(value) if _is_multi(value) else [value]
+        many: Any = value if _is_multi(value) else [value]
+        values = list(many)
         number = _float(values[0]) if values else None
         if number is not None and tag == 0x00431039:
             number %= 100_000  # GE adds 1e9 to say that the other values are set

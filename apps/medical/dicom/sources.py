@@ -74,6 +74,14 @@ def open_source(path: Path | str) -> Source:
     return found
 
 
+def has_dicom(folder: Path) -> bool:
+    """Whether a folder holds a DICOM file at any level."""
+    try:
+        return next(_walk(folder), None) is not None
+    except (OSError, DataError):
+        return False
+
+
 def is_source(path: Path) -> bool:
     """Whether a file (not a folder) is a DICOM source: a zip, a DICOMDIR or a DICOM file."""
     try:
