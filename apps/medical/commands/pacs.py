@@ -13,7 +13,7 @@ from core.cli import Json, Quiet
 from core.errors import ResourceError
 
 if TYPE_CHECKING:
-    from apps.medical.pacs.config import Login
+    from apps.medical.pacs.config import Address, Login
 
 Url = Annotated[str, typer.Option(help="http(s)://HOST/PATH (DICOMweb) or dicom://AET@HOST:PORT.")]
 Title = Annotated[str, typer.Option(help="Our own AE title, as the PACS knows us.")]
@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
     ) -> None:
         """Fetch series from a PACS over DICOMweb or C-GET/C-MOVE; continues where it stopped."""
-        from apps.medical.pacs.config import Bounds, Query, check_aet, parse_address, parse_listen
+        from apps.medical.pacs.config import Bounds, Query, check_aet, parse_listen
         from apps.medical.pacs.service import connect
         from apps.medical.pacs.transfer import pull as implementation
         from core.progress import get_progress
@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
             timeout=timeout, retries=retries, series=limit, total_bytes=int(max_gb * 2**30)
         )
         pacs = connect(
-            parse_address(url),
+            _address(url),
             aet=check_aet(aet),
             listen=parse_listen(listen),
             login=_login(ca),
@@ -105,13 +105,13 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
     ) -> None:
         """Store DICOM files (series, segmentations, reports) in a PACS: C-STORE or STOW-RS."""
-        from apps.medical.pacs.config import Bounds, check_aet, parse_address
+        from apps.medical.pacs.config import Bounds, check_aet
         from apps.medical.pacs.service import connect
         from apps.medical.pacs.transfer import push as implementation
         from core.progress import get_progress
 
         pacs = connect(
-            parse_address(url),
+            _address(url),
             aet=check_aet(aet),
             login=_login(ca),
             bounds=Bounds(timeout=timeout, retries=retries),
@@ -129,6 +129,15 @@ def register(app: typer.Typer) -> None:
                 f"{lost} of {len(report['files'])} files were not stored"
                 + (f": {report['stopped']}" if report["stopped"] else "")
             )
+
+
+def _address(url: str) -> Address:
+    from apps.medical.pacs.config import parse_address
+
+    address = parse_address(url)
+    if address.exposed:
+        print(f"warning: images travel unencrypted to {address.url}", file=sys.stderr)
+    return address
 
 
 def _login(ca: Path | None) -> Login:

@@ -35,6 +35,16 @@ class Address:
     port: int
     aet: str = ""
 
+    @property
+    def scheme(self) -> str:
+        """``http``, ``https`` or ``dicom``."""
+        return self.url.partition(":")[0]
+
+    @property
+    def exposed(self) -> bool:
+        """Whether what travels can be read on the way: unencrypted, and off this machine."""
+        return self.scheme != "https" and self.host not in LOOPBACK
+
 
 def parse_address(text: str) -> Address:
     """The PACS that ``--url`` names. UsageError for other forms and for a URL with a password."""

@@ -13,14 +13,11 @@ AE title. The connection is neither encrypted nor authenticated, as most archive
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pydicom
-import pynetdicom
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
@@ -37,7 +34,8 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import _config, evt
+from pynetdicom import _config
+from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made when it is imported
     StudyRootQueryRetrieveInformationModelFind as FIND,
@@ -49,12 +47,13 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove as MOVE,
 )
 
+from apps.medical.pacs.association import Caller, Watch
 from apps.medical.pacs.config import Address, Bounds
+from apps.medical.pacs.incoming import STORED, Incoming, listening
 from apps.medical.pacs.service import (
     INSTANCE_KEYS,
     SERIES_KEYS,
     STUDY_KEYS,
-    ConnectionLost,
     Instance,
     Item,
     Pacs,
@@ -63,7 +62,7 @@ from apps.medical.pacs.service import (
     Series,
     plain_text,
 )
-from core.errors import DataError, ResourceError, TriptychError
+from core.errors import DataError, ResourceError
 
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 SYNTAXES = (
@@ -82,9 +81,6 @@ MOST_CONTEXTS = 128  # of one association: their numbers are the odd ones below 
 MOST_CLASSES = (MOST_CONTEXTS - 1) // len(SYNTAXES)
 LEVEL_KEYS = {"STUDY": STUDY_KEYS, "SERIES": SERIES_KEYS, "IMAGE": INSTANCE_KEYS}
 PENDING = (0xFF00, 0xFF01)
-OUT_OF_RESOURCES, NOT_UNDERSTOOD, STORED = 0xA700, 0xC000, 0x0000  # PS3.4 table B.2-1
-
-_Handler = tuple[Any, Callable[..., Any]]
 
 
 class DimsePacs(Pacs):
@@ -98,63 +94,8 @@ class DimsePacs(Pacs):
         listen: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(address, bounds)
-        # Its errors come with tracebacks of its threads; ours say the same in a line.
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         self.aet, self.listen = aet, listen
-        self._ae = self._entity()
-
-    def _entity(self) -> pynetdicom.AE:
-        entity = pynetdicom.AE(ae_title=self.aet)
-        entity.connection_timeout = entity.acse_timeout = self.bounds.timeout
-        entity.dimse_timeout = entity.network_timeout = self.bounds.timeout
-        entity.maximum_pdu_size = 2**17  # 128 KiB: the default of 16 costs a switch of threads each
-        return entity
-
-    @contextmanager
-    def _association(
-        self,
-        contexts: Sequence[PresentationContext],
-        roles: Sequence[Any] = (),
-        handlers: Sequence[_Handler] = (),
-    ) -> Iterator[pynetdicom.association.Association]:
-        """An open association, released at the end and aborted on an error.
-
-        Raises ConnectionLost when nobody answers, ResourceError when the peer rejects us.
-        """
-        address = self.address
-        association = self._ae.associate(
-            address.host,
-            address.port,
-            contexts=list(contexts),
-            ae_title=address.aet,
-            ext_neg=list(roles),
-            evt_handlers=list(handlers),
-        )
-        if not association.is_established:
-            raise self._not_established(association)
-        try:
-            yield association
-        except BaseException:
-            association.abort()
-            raise
-        if association.is_established:
-            association.release()
-
-    def _not_established(self, association: pynetdicom.association.Association) -> ResourceError:
-        if association.is_rejected:
-            answer = association.acceptor.primitive
-            why = getattr(answer, "reason_str", "") or "no reason given"
-            return ResourceError(
-                f"{self.address.url}: the PACS rejected the association as '{self.aet}' ({why}); "
-                f"ask for this AE title to be registered there, and check the one after dicom://"
-            )
-        return ConnectionLost(
-            f"{self.address.url}: no DICOM connection (no answer within {self.bounds.timeout:g} s, "
-            "or refused); is the PACS running, and are host and port right?"
-        )
-
-    def _lost(self, doing: str) -> ConnectionLost:
-        return ConnectionLost(f"{self.address.url}: the connection was lost while {doing}")
+        self._caller = Caller(address, bounds, aet)
 
     # Search
 
@@ -162,12 +103,12 @@ class DimsePacs(Pacs):
         self, level: str, wanted: Mapping[str, str], limit: int
     ) -> Iterator[pydicom.Dataset]:
         identifier = _identifier(level, wanted, LEVEL_KEYS[level])
-        with self._association([build_context(FIND, list(PLAIN))]) as association:
+        with self._caller.call([_query(FIND)]) as association:
             self._need(association, FIND, "searches (C-FIND)")
             count = 0
             for status, answer in association.send_c_find(identifier, FIND):
                 if status.get("Status") is None:
-                    raise self._lost("searching")
+                    raise self._caller.lost("searching")
                 if status.Status in PENDING:
                     count += 1
                     if count > limit:
@@ -186,7 +127,7 @@ class DimsePacs(Pacs):
                         f"{self.address.url}: the PACS refused the search ({_said(status)}){hint}"
                     )
 
-    def _need(self, association: pynetdicom.association.Association, model: str, what: str) -> None:
+    def _need(self, association: Association, model: str, what: str) -> None:
         if not any(context.abstract_syntax == model for context in association.accepted_contexts):
             raise ResourceError(f"{self.address.url}: this PACS does not take {what}")
 
@@ -198,75 +139,69 @@ class DimsePacs(Pacs):
         classes = sorted({item.sop_class for item in wanted} - {""})
         if not classes or any(not item.sop_class for item in wanted):
             classes = sorted({*classes, *USUAL_CLASSES})
-        post = _Post(receiver, self.bounds)
+        incoming = Incoming(receiver, self.bounds)
         # One request for a whole series; after an interruption one for each that is missing.
-        requests = [_identifier("SERIES", _of(series), ())] if whole else [
-            _identifier("IMAGE", {**_of(series), "SOPInstanceUID": item.uid}, ()) for item in wanted
-        ]  # fmt: skip
+        if whole:
+            requests = [_identifier("SERIES", _of(series))]
+        else:
+            one = (_of(series) | {"SOPInstanceUID": item.uid} for item in wanted)
+            requests = [_identifier("IMAGE", keys) for keys in one]
         if self.listen is not None:
-            with self._listening(classes, post), self._association([_query(MOVE)]) as association:
-                self._need(association, MOVE, "C-MOVE; leave --listen out to use C-GET")
-                self._ask(
-                    lambda r: association.send_c_move(r, self.aet, MOVE), requests, post, "C-MOVE"
-                )
+            self._move(self.listen, classes, requests, incoming)
             return
         for start in range(0, len(classes), MOST_CLASSES):
             some = classes[start : start + MOST_CLASSES]
             contexts = [build_context(name, syntax) for name in some for syntax in SYNTAXES]
             roles = [build_role(name, scp_role=True) for name in some]
-            with self._association([_query(GET), *contexts], roles, post.handlers) as association:
+            with self._caller.call(
+                [_query(GET), *contexts], roles=roles, handlers=incoming.handlers
+            ) as association:
                 self._need(
                     association, GET, "C-GET; give --listen PORT and have it registered for C-MOVE"
                 )
-                self._ask(lambda r: association.send_c_get(r, GET), requests, post, "C-GET")
+                send = partial(association.send_c_get, query_model=GET)
+                self._ask(send, requests, incoming, "C-GET")
+
+    def _move(
+        self,
+        place: tuple[str, int],
+        classes: Sequence[str],
+        requests: Sequence[pydicom.Dataset],
+        incoming: Incoming,
+    ) -> None:
+        # The peer need not report on the way, but what it sends elsewhere is a sign of life, too.
+        watch = Watch(self.bounds.timeout)
+        handlers = [*watch.handlers, *incoming.handlers]
+        with (
+            listening(place, self.aet, self.bounds, classes, SYNTAXES, handlers),
+            self._caller.call([_query(MOVE)], watch=watch) as association,
+        ):
+            self._need(association, MOVE, "C-MOVE; leave --listen out to use C-GET")
+            send = partial(association.send_c_move, move_aet=self.aet, query_model=MOVE)
+            self._ask(send, requests, incoming, "C-MOVE")
 
     def _ask(
         self,
         send: Callable[[pydicom.Dataset], Iterable[tuple[pydicom.Dataset, Any]]],
         requests: Sequence[pydicom.Dataset],
-        post: _Post,
+        incoming: Incoming,
         name: str,
     ) -> None:
         for request in requests:
             uid = request.get("SOPInstanceUID", "")
-            if uid and not post.receiver.wants(uid):
+            if uid and not incoming.receiver.wants(uid):
                 continue
             try:
                 for status, _ in send(request):
-                    post.check()
+                    incoming.check()
                     if status.get("Status") is None:
-                        raise self._lost("retrieving")
+                        raise self._caller.lost("retrieving")
                     if status.Status not in (STORED, *PENDING):
-                        post.receiver.refuse(uid, f"{name}: {_said(status)}")
+                        incoming.receiver.refuse(uid, f"{name}: {_said(status)}")
             except RuntimeError:  # the association ended between two requests
-                post.check()
-                raise self._lost("retrieving") from None
-            post.check()
-
-    @contextmanager
-    def _listening(self, classes: Sequence[str], post: _Post) -> Iterator[None]:
-        """Our own storage service, for as long as the block runs."""
-        assert self.listen is not None
-        entity = self._entity()
-        entity.require_called_aet = True
-        for name in classes:
-            entity.add_supported_context(name, list(SYNTAXES))
-        try:
-            server = entity.start_server(
-                self.listen,
-                block=False,
-                evt_handlers=post.handlers,  # type: ignore[arg-type]
-            )
-        except OSError as error:
-            raise ResourceError(
-                f"--listen {self.listen[0]}:{self.listen[1]}: cannot listen there "
-                f"({error.strerror or error}); choose another port"
-            ) from error
-        assert server is not None  # it is, unless it blocks
-        try:
-            yield
-        finally:
-            server.shutdown()
+                incoming.check()
+                raise self._caller.lost("retrieving") from None
+            incoming.check()
 
     # Store
 
@@ -274,13 +209,11 @@ class DimsePacs(Pacs):
         # Global in pynetdicom, and without effect on data sets: files go as they are on disk.
         _config.STORE_SEND_CHUNKED_DATASET = True
         for group, contexts in _groups(items):
-            with self._association(contexts) as association:
+            with self._caller.call(contexts) as association:
                 for item in group:
                     self._store_one(association, item, sender)
 
-    def _store_one(
-        self, association: pynetdicom.association.Association, item: Item, sender: Sender
-    ) -> None:
+    def _store_one(self, association: Association, item: Item, sender: Sender) -> None:
         accepted = {
             context.transfer_syntax[0]
             for context in association.accepted_contexts
@@ -300,75 +233,19 @@ class DimsePacs(Pacs):
                 sender.refused(item, f"this PACS does not take '{name}'; decompress the file first")
                 return
         except RuntimeError:
-            raise self._lost(f"storing {item.path.name}") from None
+            raise self._caller.lost(f"storing {item.path.name}") from None
         except (AttributeError, ValueError, OSError) as error:
             sender.refused(item, f"cannot be sent ({error})")
             return
         code = status.get("Status")
         if code is None:
-            raise self._lost(f"storing {item.path.name}")
+            raise self._caller.lost(f"storing {item.path.name}")
         if code == STORED:
             sender.stored(item)
         elif 0xB000 <= code <= 0xBFFF:  # stored, with a warning
             sender.stored(item, _said(status))
         else:
             sender.refused(item, _said(status))
-
-
-class _Post:
-    """Takes the images of C-STORE requests and gives them to the receiver.
-
-    pynetdicom calls from threads of its own and swallows what a handler raises, so the first error
-    is kept for ``check``. An image that was not asked for is refused.
-    """
-
-    def __init__(self, receiver: Receiver, bounds: Bounds) -> None:
-        self.receiver, self._bounds = receiver, bounds
-        self._lock = threading.Lock()
-        self._error: TriptychError | OSError | None = None
-        self._bytes: dict[int, int] = {}  # of the image under way, by association
-        self.handlers: list[_Handler] = [
-            (evt.EVT_C_STORE, self._store),
-            (evt.EVT_DATA_RECV, self._count),
-        ]
-
-    def check(self) -> None:
-        """Raise what went wrong while taking images."""
-        if self._error is not None:
-            raise self._error
-
-    def _store(self, event: evt.Event) -> int:
-        uid = str(getattr(event.request, "AffectedSOPInstanceUID", ""))
-        with self._lock:
-            self._bytes[id(event.assoc)] = 0
-            if self._error is not None:
-                return OUT_OF_RESOURCES
-            if not self.receiver.wants(uid):
-                return NOT_UNDERSTOOD
-            try:
-                self.receiver.keep(uid, [event.encoded_dataset()])
-            except DataError as error:
-                self.receiver.refuse(uid, str(error))
-                return NOT_UNDERSTOOD
-            except (TriptychError, OSError) as error:
-                self._error = error
-                return OUT_OF_RESOURCES
-        return STORED
-
-    def _count(self, event: evt.Event) -> None:
-        """Hang up on an image that outgrows the bound: the protocol announces no size."""
-        with self._lock:
-            key = id(event.assoc)
-            self._bytes[key] = self._bytes.get(key, 0) + len(event.data)
-            if self._bytes[key] > self._bounds.instance_bytes + 2**20:  # and its wrapping
-                self._error = self._error or DataError(
-                    f"the PACS sends an image of more than {self._bounds.instance_bytes} bytes; "
-                    "the transfer was ended"
-                )
-                # An orderly abort would wait until the peer pauses.
-                socket = event.assoc.dul.socket
-                if socket is not None:
-                    socket.close()
 
 
 def _groups(items: Sequence[Item]) -> Iterator[tuple[list[Item], list[PresentationContext]]]:
@@ -396,9 +273,11 @@ def _of(series: Series) -> dict[str, str]:
     return {"StudyInstanceUID": series.study, "SeriesInstanceUID": series.uid}
 
 
-def _identifier(level: str, wanted: Mapping[str, str], keys: Iterable[str]) -> pydicom.Dataset:
+def _identifier(level: str, wanted: Mapping[str, str], keys: Iterable[str] = ()) -> pydicom.Dataset:
     """What a query asks for: ``wanted`` has values to match, ``keys`` are to be told."""
     identifier = pydicom.Dataset()
+    if not "".join(wanted.values()).isascii():
+        identifier.SpecificCharacterSet = "ISO_IR 192"  # UTF-8
     identifier.QueryRetrieveLevel = level
     for key in keys:
         setattr(identifier, key, None if key == "NumberOfSeriesRelatedInstances" else "")

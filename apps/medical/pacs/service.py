@@ -183,6 +183,8 @@ def connect(
     if address.kind == "web":
         if listen is not None:
             raise UsageError("--listen is for C-MOVE, that is for a --url of dicom://AET@HOST:PORT")
+        if login is not None and login.certificates is not None and address.scheme != "https":
+            raise UsageError("--ca is for https://; this address is not encrypted")
         need("dicomweb_client", "pacs")
         from apps.medical.pacs.web import WebPacs
 

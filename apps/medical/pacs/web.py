@@ -1,27 +1,22 @@
 """DICOMweb (PS3.18): QIDO-RS to search, WADO-RS to retrieve, STOW-RS to store.
 
-dicomweb-client makes the searches. Images travel by requests alone, in pieces: the client would
-hold each whole in memory, decode it and encode it again, and we want the bytes that the PACS has.
-One image per request, because that is what can be resumed; the connection stays open in between.
-
-Nothing follows a redirection, so that neither a password nor an image goes where nobody sent it; no
-proxy and no .netrc is used. Answers are bounded while they are read.
+dicomweb-client makes the searches. Images travel by requests alone, see ``multipart``: we want the
+bytes that the PACS has. One image per request, because that is what can be resumed; the connection
+stays open in between.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from email.message import Message
-from typing import Any, BinaryIO
+from typing import Any
 
 import pydicom
 import requests
-import urllib3
 from dicomweb_client.web import DICOMwebClient
-from requests.auth import HTTPBasicAuth
 
 from apps.medical.pacs.config import PASSWORD, USER, Address, Bounds, Login
+from apps.medical.pacs.http import CHUNK, Explained, Session, bounded
+from apps.medical.pacs.multipart import MOST_HEADERS, Upload, content_type, first_part
 from apps.medical.pacs.service import (
     SERIES_KEYS,
     STUDY_KEYS,
@@ -36,9 +31,7 @@ from apps.medical.pacs.service import (
 )
 from core.errors import DataError, ResourceError
 
-CHUNK = 2**18
 PAGE = 1000  # results of one search request
-MOST_HEADERS = 2**14  # bytes before an image in its part of a multipart answer
 # Come back later: overloaded, or a gateway whose archive is away (RFC 9110).
 PASSING = (408, 425, 429, 502, 503, 504)
 UID_OF = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
@@ -49,7 +42,7 @@ class WebPacs(Pacs):
 
     def __init__(self, address: Address, bounds: Bounds, login: Login) -> None:
         super().__init__(address, bounds)
-        self._session = _Session(bounds, login)
+        self._session = Session(bounds, login)
         self._client = DICOMwebClient(
             address.url, session=self._session, permissive_uid=True, timeout=bounds.timeout
         )
@@ -158,12 +151,12 @@ class WebPacs(Pacs):
 
     def _image(self, response: requests.Response) -> Iterator[bytes]:
         """The bytes of the one image in ``response``."""
-        kind, parameters = _content_type(response)
+        kind, parameters = content_type(response.headers.get("Content-Type", ""))
         limit = self.bounds.instance_bytes
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > limit + MOST_HEADERS:
             raise DataError(f"the PACS sends {length} bytes, more than the limit of {limit}")
-        chunks = _bounded(self._pieces(response), limit + MOST_HEADERS)
+        chunks = bounded(self._pieces(response), limit + MOST_HEADERS)
         if kind == "application/dicom":  # against the standard, but some servers do
             return chunks
         if kind != "multipart/related" or not parameters.get("boundary"):
@@ -184,7 +177,7 @@ class WebPacs(Pacs):
         for item in items:
             with self._explained(f"storing {item.path.name}"):
                 try:
-                    body = _Upload(item)
+                    body = Upload(item)
                 except OSError as error:
                     sender.refused(item, f"cannot be read ({error.strerror or error})")
                     continue
@@ -226,178 +219,10 @@ class WebPacs(Pacs):
                 f"{url}: the PACS refuses access (HTTP {code}); set {USER} and {PASSWORD} in the "
                 "environment, and check that this user may do so"
             )
-        if 300 <= code < 400:
-            place = plain_text(response.headers.get("Location", ""))
-            return ResourceError(
-                f"{url}: the PACS sends us elsewhere (HTTP {code}, {place}); if you trust that "
-                "address, give it as --url"
-            )
         return DataError(f"{url}: the PACS answered HTTP {code} to {what}")
 
-    def _explained(self, doing: str) -> _Explained:
-        return _Explained(self.address.url, doing, self.bounds.timeout)
-
-
-class _Explained:
-    """Turns what requests raises in a block into our errors."""
-
-    def __init__(self, url: str, doing: str, timeout: float) -> None:
-        self._url, self._doing, self._timeout = url, doing, timeout
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, requests.exceptions.SSLError):
-            raise ResourceError(
-                f"{self._url}: its certificate cannot be verified ({_root(error)}); give the "
-                "hospital's certificates with --ca FILE.pem"
-            ) from error
-        if isinstance(error, requests.TooManyRedirects):
-            raise ResourceError(
-                f"{self._url}: the PACS sends us elsewhere; if you trust that address, give it "
-                "as --url"
-            ) from error
-        if isinstance(error, requests.Timeout):
-            raise ConnectionLost(
-                f"{self._url}: no answer within {self._timeout:g} s while {self._doing}"
-            ) from error
-        if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
-            raise ConnectionLost(
-                f"{self._url}: no connection while {self._doing} ({_root(error)})"
-            ) from error
-
-
-def _root(error: BaseException) -> str:
-    """The cause in a few words: these exceptions quote one another, and the whole address."""
-    while True:
-        inner = getattr(error, "reason", None) or next(
-            (a for a in reversed(error.args) if isinstance(a, BaseException)), None
-        )
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    return plain_text(getattr(error, "strerror", None) or error) or type(error).__name__
-
-
-class _Session(requests.Session):
-    """No proxies, no .netrc, no redirections, no compression, bounded answers."""
-
-    def __init__(self, bounds: Bounds, login: Login) -> None:
-        super().__init__()
-        self.trust_env = False
-        self.max_redirects = 0
-        self.headers["Accept-Encoding"] = "identity"  # small bodies could unfold to huge ones
-        self._limit = bounds.answer_bytes
-        if login.user:
-            # As UTF-8 (RFC 7617); requests would take Latin-1.
-            self.auth = HTTPBasicAuth(login.user.encode(), login.password.encode())
-        if login.certificates is not None:
-            self.verify = str(login.certificates)
-
-    def request(self, method: Any, url: Any, *args: Any, **options: Any) -> requests.Response:
-        # dicomweb-client names the host without its port; requests knows better.
-        (options.get("headers") or {}).pop("Host", None)
-        # It also quotes wild cards, which RFC 3986 section 3.4 allows in a query as they are and
-        # which Orthanc 1.10 takes for letters when quoted; and writes spaces as forms do.
-        address, mark, query = str(url).partition("?")
-        for quoted, plain in (("%2A", "*"), ("%3F", "?"), ("+", "%20")):
-            query = query.replace(quoted, plain)
-        url = address + mark + query
-        return super().request(method, url, *args, **options)
-
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        in_pieces = options.pop("stream", False)
-        response = super().send(request, stream=True, **options)
-        if not in_pieces:
-            with response:
-                # What requests itself does, which knows no bound.
-                response._content = b"".join(_bounded(response.iter_content(CHUNK), self._limit))
-                response._content_consumed = True
-        return response
-
-
-class _Upload:
-    """A file as the one part of a multipart body, read as it is sent; ``len`` is the body's."""
-
-    def __init__(self, item: Item) -> None:
-        boundary = secrets.token_hex(16)
-        self.content_type = f'multipart/related; type="application/dicom"; boundary="{boundary}"'
-        # Without the optional transfer-syntax: Orthanc 1.10 answers 200 to it and stores nothing.
-        self._before = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        self._after = f"\r\n--{boundary}--\r\n".encode()
-        self._file: BinaryIO = open(item.path, "rb")  # noqa: SIM115  closed by __exit__
-        self._length = len(self._before) + item.bytes + len(self._after)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __enter__(self) -> _Upload:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def read(self, size: int = -1) -> bytes:
-        size = CHUNK if size is None or size < 0 else size
-        if self._before:
-            piece, self._before = self._before[:size], self._before[size:]
-            return piece
-        piece = self._file.read(size)
-        if not piece:
-            piece, self._after = self._after[:size], self._after[size:]
-        return piece
-
-
-def first_part(chunks: Iterator[bytes], boundary: bytes) -> Iterator[bytes]:
-    """The body of the first part of a multipart message (RFC 2046 section 5.1.1), in pieces.
-
-    Raises DataError when it is none, ConnectionLost when it ends before its closing delimiter.
-    """
-    delimiter = b"--" + boundary
-    data = b""
-    for chunk in chunks:
-        data += chunk
-        start = data.find(delimiter)
-        end = data.find(b"\r\n\r\n", start) if start >= 0 else -1
-        if end >= 0:
-            data = data[end + 4 :]
-            break
-        if len(data) > MOST_HEADERS:
-            raise DataError("the PACS's answer holds no DICOM part")
-    else:
-        raise ConnectionLost("the PACS ended its answer before an image began")
-    delimiter = b"\r\n" + delimiter
-    while True:
-        end = data.find(delimiter)
-        if end >= 0:
-            yield data[:end]
-            return
-        # The delimiter may straddle two chunks.
-        keep = len(delimiter) - 1
-        if len(data) > keep:
-            yield data[:-keep]
-            data = data[-keep:]
-        try:
-            data += next(chunks)
-        except StopIteration:
-            raise ConnectionLost("the PACS ended its answer in the middle of an image") from None
-
-
-def _bounded(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
-    count = 0
-    for chunk in chunks:
-        count += len(chunk)
-        if count > limit:
-            raise DataError(f"the PACS's answer is longer than the limit of {limit} bytes")
-        yield chunk
-
-
-def _content_type(response: requests.Response) -> tuple[str, dict[str, str]]:
-    message = Message()
-    message["Content-Type"] = response.headers.get("Content-Type", "")
-    parameters = {str(key).lower(): str(value) for key, value in message.get_params() or []}
-    return plain_text(message.get_content_type()), parameters
+    def _explained(self, doing: str) -> Explained:
+        return Explained(self.address.url, doing, self.bounds.timeout)
 
 
 def _store_answer(response: requests.Response, item: Item) -> tuple[str, str]:
