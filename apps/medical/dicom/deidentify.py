@@ -146,9 +146,10 @@ class Deidentifier:
         pseudonym = self.patient(header)
         made = self._clean(header)
         _copy_encoding(header, made)
-        for keyword in ("PatientName", "PatientID"):
-            if keyword in header:
-                setattr(made, keyword, pseudonym)
+        if "PatientName" in header:
+            made.PatientName = pseudonym.replace("-", "^")
+        if "PatientID" in header:
+            made.PatientID = pseudonym
         self.mark(made)
         return made
 

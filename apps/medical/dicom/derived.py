@@ -28,7 +28,6 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = (
     "IssuerOfPatientID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight",
-    "BodyPartExamined", "Laterality",
 )  # fmt: skip
 SEXES = ("", "M", "F", "O")  # PS3.3 C.7.1.1; archives hold others
 

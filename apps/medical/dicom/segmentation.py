@@ -89,7 +89,7 @@ def write_seg(
 
     ``names`` maps ids to names; 0 is background, and every other id in ``labels`` needs a name.
     Labels that do not occur are described all the same: looked for and not found. ``codes`` are
-    ``codes_for(names)`` where not given. ``deidentify`` leaves out what identifies the patient and
+    ``codes_for(names, algorithm.name)`` where not given. ``deidentify`` leaves out what identifies the patient and
     replaces identifiers, those of the referenced series too; pass the ``Deidentifier`` of the
     source's copy to keep the references right. The file appears when it is complete.
 
@@ -298,7 +298,9 @@ def _build(
     from pydicom.uid import ExplicitVRLittleEndian
 
     about = {label: names[label] for label in numbers}
-    codes = codes_for(about) | {label: code for label, code in codes.items() if label in about}
+    codes = codes_for(about, algorithm.name) | {
+        label: code for label, code in codes.items() if label in about
+    }
     schemes = None
     if any(scheme == PRIVATE for code in codes.values() for scheme in _schemes(code)):
         schemes = [
