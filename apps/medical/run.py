@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 import typer  # noqa: E402
 
-from apps.medical.commands import deidentify, pacs, pretrain  # noqa: E402
+from apps.medical.commands import calibrate, classify, deidentify, pacs, pretrain  # noqa: E402
 from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
 from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
@@ -175,13 +175,13 @@ def predict(
         seed=seed,
         progress=get_progress(quiet or json),
     )
-    report = as_json(results)
+    summary = as_json(results)
     if quiet or json:  # otherwise the progress has said so at once
         for case in results:
             if case.error:
                 print(f"error: {case.error}", file=sys.stderr)
-    cli.emit(report, as_json=json, human=lambda: print_results(results, fast))
-    if report["failed"]:
+    cli.emit(summary, as_json=json, human=lambda: print_results(results, fast))
+    if summary["failed"]:
         raise typer.Exit(DataError.exit_code)
 
 
@@ -516,6 +516,8 @@ def train(
     cli.emit(report, as_json=json, human=show)
 
 
+classify.register(app)
+calibrate.register(app)
 deidentify.register(app)
 pacs.register(app)
 pretrain.register(app)

@@ -77,7 +77,7 @@ def classification_metrics(
     classes: Sequence[str],
     *,
     seed: int = 0,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
 ) -> dict[str, Any]:
     """Every score with its interval, and each class' recall, precision, AUROC and count.
 
@@ -85,7 +85,8 @@ def classification_metrics(
     rows of the confusion are the true classes.  An interval is None below two patients.
     """
     groups = _groups(patients)
-    draws = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
+    size = (RESAMPLES if resamples is None else resamples, len(groups))
+    draws = np.random.default_rng(seed).integers(len(groups), size=size)
     picked = [np.concatenate([groups[i] for i in draw]) for draw in draws]
     scores = {
         name: {"value": _number(score(p, y)), "ci95": _interval(score, p, y, picked, len(groups))}

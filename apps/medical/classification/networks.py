@@ -9,9 +9,9 @@ tokens ask.
 Letters: B batch, S grid, C channels of the coarsest map, K classes, T tokens: 1, or 2 with the
 distillation token.
 
-Three ways from a backbone to T vectors, chosen by what the backbone can do:
-    own     tokens join the grid in the last stage, where its mixers take extra tokens (DeiT, CvT,
-            Vim, ViR): DeiT's own way.
+Three ways from a backbone to T vectors:
+    own     tokens join the grid in the last stage of a backbone that is published with a class
+            token (DeiT, CvT, Vim, ViR): DeiT's own way.
     class   two layers of class attention read the last map (Swin, CSwin, PVTv2, ConvNeXt, VMamba and
             every other pyramid), at rank 1 to 3.
     pool    the mean of the last map, as Swin and ConvNeXt classify; without distillation only.
@@ -35,7 +35,7 @@ from apps.medical.classification.catalog import CLASSIFIERS, DEIT
 from core import grid
 from core.backbones import zoo
 from core.backbones.family import patchify, plain_heads
-from core.backbones.pyramid import Pyramid, PyramidConfig, Stage, StageConfig
+from core.backbones.pyramid import PyramidConfig, StageConfig
 from core.blocks import BlockConfig, Mlp, init_weights
 from core.config import StrictModel
 from core.errors import UsageError, unknown
@@ -212,19 +212,6 @@ def build_classifier(network: ClassifierNetwork) -> Classifier:
 
 def _reading(config: PyramidConfig, distilled: bool) -> Reading:
     """How this backbone is read: see the module."""
-    if not distilled and not config.stages[-1].extra_tokens:
-        return "pool"
-    with torch.device("meta"):
-        pyramid: Pyramid = config.build()
-    stage = pyramid.stages[-1]
-    assert isinstance(stage, Stage)
-
-    def takes_tokens(block: nn.Module) -> bool:
-        mixer = getattr(block, "mixer", None)
-        return hasattr(block, "forward_extra") and (
-            mixer is None or hasattr(mixer, "forward_extra")
-        )
-
-    blocks = list(stage.blocks)
-    fits = bool(blocks) and stage.lead is None and all(takes_tokens(b) for b in blocks)
-    return "own" if fits else "class"
+    if config.stages[-1].extra_tokens:
+        return "own"
+    return "class" if distilled else "pool"
