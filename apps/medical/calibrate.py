@@ -1,0 +1,554 @@
+"""Measure on held-out cases how far a model's probabilities can be believed, and write it down.
+
+The figures are defined in ``apps.medical.uncertainty``. Held out are the validation cases of the
+model's own fold, whose training cases are checked against the digest in model.json, or with
+``external`` all cases of a data set the model has never seen.
+
+Everything is measured on the network's grid, in the smallest box around reference and prediction
+with a margin of five voxels: without it the empty background would make any model look calibrated.
+Of a large box a seeded sample of voxels counts. What is chosen on cases (temperature, extents'
+thresholds, ranges' factors) is judged by cross-fitting: chosen on one half of the patients, measured
+on the other, and the other way round. What is written are the choices on all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.medical.data.plan import Plan
+from apps.medical.evaluate import RESAMPLES, bootstrap
+from apps.medical.metrics import overlap as dice_and_iou
+from apps.medical.uncertainty import (
+    BINS,
+    THRESHOLDS,
+    Bin,
+    Calibration,
+    Figure,
+    LabelCalibration,
+    Seen,
+    conformal_factor,
+    control_risk,
+    entropy,
+    expected_calibration_error,
+    fit_temperature,
+    miss_rates,
+    nll,
+    quantile_distance,
+    quantiles,
+    reliability,
+    softmax,
+)
+from core.errors import DataError, UsageError
+from core.files import write_json
+from core.progress import Progress, SilentProgress
+from core.reporting import environment
+
+if TYPE_CHECKING:
+    from apps.medical.data.datasets import Case, Dataset
+    from apps.medical.store import Model
+
+MARGIN = 5  # voxels
+# Scores kept per case, over all classes: 8 MB. Smaller boxes, such as an organ's crop, are whole.
+SAMPLE = 2_000_000
+FEWEST = 4  # patients: two for each half
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Held:
+    """One held-out case: sampled scores (n, K) and true classes (n), and figures per class (K)."""
+
+    patient: str
+    scores: np.ndarray
+    truth: np.ndarray
+    dice: list[float]
+    volume_true: list[float]
+    volume_pred: list[float]
+    extent: list[float]
+    quantiles: list[list[float]]
+
+
+def calibrate(
+    model: str | Path,
+    dataset: str | Path,
+    *,
+    fold: int | None = None,
+    external: bool = False,
+    alpha: float = 0.1,
+    tta: bool = False,
+    overlap: float = 0.5,
+    batch: int = 1,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Calibration]:
+    """Calibrate a model folder, or each fold of one (``fold``: that one), and write it into its
+    model.json. Returns the calibrations by folder.
+
+    Raises UsageError for a calibration that exists without ``force`` and an alpha outside 0..1,
+    DataError for a data set whose folds are not those the model was trained on, fewer than four
+    patients, or references that do not fit.
+    """
+    from apps.medical.data.datasets import open_dataset
+    from apps.medical.store import find_model, load_model
+    from core.cli import pick_device, seed_everything, set_threads
+    from core.runtime import fast_matmul
+
+    if not 0 < alpha < 1:
+        raise UsageError(f"--alpha must be between 0 and 1, got {alpha:g}")
+    set_threads(threads)
+    chosen = pick_device(device)
+    folder = find_model(model)
+    data = open_dataset(dataset)
+    parts = _parts(folder, fold)
+    for _, part in parts:
+        _require_free(part, force)
+    seed_everything(seed)
+    fast_matmul()
+    done: dict[str, Calibration] = {}
+    for number, part in parts:
+        loaded = load_model(part, chosen)
+        cases = _held_out(loaded, data, number if number is not None else fold, external)
+        found = measure(
+            loaded, data, cases, alpha=alpha, tta=tta, overlap=overlap, batch=batch, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+        write_calibration(part, found, force)
+        done[str(part)] = found
+    return done
+
+
+def measure(
+    model: Model,
+    dataset: Dataset,
+    cases: Sequence[Case],
+    *,
+    alpha: float = 0.1,
+    tta: bool = False,
+    overlap: float = 0.5,
+    batch: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Calibration:
+    """The calibration of ``model`` on ``cases`` it has not seen. Raises as ``calibrate``."""
+    plan = model.spec.plan
+    held = []
+    with (progress or SilentProgress()).task("calibrate", total=len(cases)) as task:
+        for number, case in enumerate(cases):
+            rng = np.random.default_rng((seed, number))
+            held.append(_hold(model, dataset, case, rng, tta=tta, overlap=overlap, batch=batch))
+            task.advance(note=case.id)
+    first = next(iter(model.weights.values()), None)
+    return summarise(
+        held, _names(plan), alpha=alpha, seed=seed,
+        about={
+            "dataset": dataset.name,
+            "cases_sha256": _digest([case.id for case in cases]),
+            "how": "held-out cases; on the network's grid, in a box of 5 voxels around reference and "
+            "prediction; chosen figures cross-fitted between halves of the patients",
+            "overlap": overlap,
+            "tta": tta,
+            "seed": seed,
+            "tensors_sha256": first,
+            "environment": environment(seed),
+        },
+    )  # fmt: skip
+
+
+def summarise(
+    held: Sequence[Held], names: Sequence[str], *, alpha: float, seed: int, about: dict[str, Any]
+) -> Calibration:
+    """All figures of held-out cases. ``names`` are the classes', background first; without labels
+    (numbered objects) it is empty. DataError for fewer than four patients."""
+    patients = [case.patient for case in held]
+    halves = halve(patients, seed)
+    sides = [[case for case, half in zip(held, halves) if half == side] for side in (0, 1)]
+
+    def fit(side: Sequence[Held]) -> float:
+        return fit_temperature([case.scores for case in side], [case.truth for case in side])
+
+    whole = fit(held)
+    by_half = [fit(side) for side in sides]
+    # Each case is judged at the temperature of the other half, which chooses at its own.
+    own, crossed = ([by_half[h ^ other] for h in halves] for other in (0, 1))
+
+    def figure(values: Sequence[float]) -> Figure:
+        return _figure(values, patients, seed)
+
+    def ece(temperatures: Sequence[float]) -> Figure:
+        found = [reliability(c.scores, c.truth, t) for c, t in zip(held, temperatures)]
+        return _ece(np.array(found), patients, seed)
+
+    ones = [1.0] * len(held)
+    pooled = sum(reliability(case.scores, case.truth, whole) for case in held)
+    assert not isinstance(pooled, int)
+    doubt = [_doubt(case, whole) for case in held]
+    labels = {
+        name: _label(k, held, halves, (whole, own, crossed), alpha, figure)
+        for k, name in enumerate(names)
+        if k > 0
+    }
+    return Calibration(
+        temperature=whole,
+        ece_before=ece(ones),
+        ece_after=ece(crossed),
+        nll_before=figure([nll(c.scores, c.truth) for c in held]),
+        nll_after=figure([nll(c.scores, c.truth, t) for c, t in zip(held, crossed)]),
+        alpha=alpha,
+        labels=labels,
+        reliability=_bins(pooled),
+        seen=_seen(held, names, [value for value in doubt if not np.isnan(value)]),
+        cases=len(held),
+        patients=len(set(patients)),
+        **about,
+    )
+
+
+def halve(patients: Sequence[str], seed: int) -> list[int]:
+    """Half 0 or 1 of each case, all of a patient's on one side. DataError below four patients."""
+    names = sorted(set(patients))
+    if len(names) < FEWEST:
+        raise DataError(
+            f"{len(names)} held-out patients: calibration needs at least {FEWEST}, and some twenty "
+            "to say anything firm"
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    side = {names[n]: place % 2 for place, n in enumerate(order)}
+    return [side[patient] for patient in patients]
+
+
+def write_calibration(folder: Path, calibration: Calibration, force: bool = False) -> None:
+    """Put it into the folder's model.json. UsageError where there is one and ``force`` is false."""
+    from apps.medical.store import METADATA
+    from core.weights.folder import read_json
+
+    _require_free(folder, force)
+    values = read_json(folder / METADATA)
+    values["calibration"] = calibration.model_dump(mode="json")
+    # The checksum of the tensors stays the last entry, where a reader looks for it.
+    values["tensors"] = values.pop("tensors", {})
+    write_json(folder / METADATA, values, force=True)
+
+
+def print_calibration(folder: str, found: Calibration) -> None:
+    """The measured figures as tables for a person, on standard output."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from apps.medical.report.contents import figure_text
+
+    console = Console(highlight=False)
+    console.print(
+        f"{folder}: {found.cases} held-out cases of {found.patients} patients. Temperature "
+        f"{found.temperature:.3f}. In brackets 95 % bootstrap intervals."
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("", "before", "after scaling (cross-fitted)"):
+        table.add_column(title, no_wrap=True)
+    for title, before, after in (
+        ("expected calibration error", found.ece_before, found.ece_after),
+        ("negative log-likelihood", found.nll_before, found.nll_after),
+    ):
+        table.add_row(title, figure_text(before, 4), figure_text(after, 4))
+    console.print(table)
+    level = f"{found.alpha:.0%}"
+    for name, label in found.labels.items():
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column(name, no_wrap=True)
+        table.add_column("mean over cases", no_wrap=True)
+        table.add_row("Dice", figure_text(label.dice))
+        table.add_row("error of the expected Dice", figure_text(label.expected_dice_error))
+        table.add_row("confidence of its voxels", figure_text(label.confidence))
+        table.add_row("share of them that is right", figure_text(label.precision))
+        table.add_row("missed by the segmentation", figure_text(label.miss_rate))
+        threshold = "too few cases" if label.threshold is None else f"p >= {label.threshold:.3f}"
+        table.add_row(
+            f"missed by the extent for {level} ({threshold})", figure_text(label.extent_miss_rate)
+        )
+        factor = "too few cases" if label.volume_factor is None else f"x/ {label.volume_factor:.3f}"
+        table.add_row(f"volume inside its range ({factor})", figure_text(label.volume_coverage))
+        console.print(table)
+
+
+def _hold(
+    model: Model,
+    dataset: Dataset,
+    case: Case,
+    rng: np.random.Generator,
+    *,
+    tta: bool,
+    overlap: float,
+    batch: int,
+) -> Held:
+    """Run one case and keep of it what the figures need."""
+    from apps.medical.data.preprocess import load_sample
+    from apps.medical.data.targets import instances_to_classes
+    from apps.medical.sliding import mirrorings, sliding_logits
+
+    plan = model.spec.plan
+    sample, prepared = load_sample(dataset, case, plan)
+    label = sample["label"][0]
+    truth = instances_to_classes(label) if plan.target == "instances" else label
+    flips = mirrorings([a for a, f in enumerate(plan.flip) if f]) if tta else ()
+    scores = sliding_logits(
+        prepared.image, list(model.networks), plan.patch, overlap, batch, tta=flips
+    )
+    winner = scores.argmax(0)
+    box = _box((truth > 0) | (winner > 0))
+    classes = len(scores)
+    inside, true = scores[(slice(None), *box)].reshape(classes, -1).T, truth[box].reshape(-1)
+    if inside.size > SAMPLE:
+        picked = rng.choice(len(inside), max(1, SAMPLE // classes), replace=False)
+        inside, true = inside[picked], true[picked]
+    reference = prepared.reference
+    voxel = float(np.prod(prepared.spacing))
+    if reference.physical and plan.rank == 3:
+        voxel /= 1000
+    counts = [
+        np.bincount(np.asarray(array).reshape(-1), minlength=classes)[:classes]
+        for array in (truth, winner)
+    ]
+    return Held(
+        patient=case.patient,
+        scores=np.ascontiguousarray(inside, dtype=np.float32),
+        truth=true.astype(np.int64),
+        dice=[dice_and_iou(winner == k, truth == k)[0] for k in range(classes)],
+        volume_true=[float(n) * voxel for n in counts[0]],
+        volume_pred=[float(n) * voxel for n in counts[1]],
+        extent=[n * d for n, d in zip(prepared.shape, prepared.spacing)],
+        quantiles=quantiles(prepared.image),
+    )
+
+
+def _label(
+    k: int,
+    held: Sequence[Held],
+    halves: Sequence[int],
+    temperatures: tuple[float, Sequence[float], Sequence[float]],
+    alpha: float,
+    figure: Callable[[Sequence[float]], Figure],
+) -> LabelCalibration:
+    """Class ``k`` over the cases; temperatures: of all cases, of each one's half, of the other."""
+    nan = float("nan")
+    whole, own, crossed = temperatures
+    confidence, precision, expected = [], [], []
+    missed, ratios = [], []
+    losses = np.full((3, len(held), len(THRESHOLDS)), nan)  # at whole, own, crossed
+    for i, (case, t) in enumerate(zip(held, crossed)):
+        p = softmax(case.scores.T, t)[k]
+        mine, true = case.scores.argmax(1) == k, case.truth == k
+        total = float(p.sum())
+        inside = float(p[mine].sum())
+        confidence.append(inside / mine.sum() if mine.any() else nan)
+        precision.append(float(true[mine].mean()) if mine.any() else nan)
+        promised = 2 * inside / (mine.sum() + total) if mine.any() else nan
+        expected.append(abs(promised - case.dice[k]))
+        missed.append(float((~mine[true]).mean()) if true.any() else nan)
+        for j, at in enumerate((whole, own[i], t)):
+            if true.any():
+                losses[j, i] = miss_rates(softmax(case.scores[true].T, at)[k])
+        both = case.volume_true[k] > 0 and case.volume_pred[k] > 0
+        ratios.append(case.volume_true[k] / case.volume_pred[k] if both else nan)
+    threshold, extent = _control(losses, halves, alpha, figure)
+    factor, coverage = _ranges(np.array(ratios), halves, alpha, figure)
+    return LabelCalibration(
+        dice=figure([case.dice[k] for case in held]),
+        confidence=figure(confidence),
+        precision=figure(precision),
+        expected_dice_error=figure(expected),
+        miss_rate=figure(missed),
+        threshold=threshold,
+        extent_miss_rate=extent,
+        volume_factor=factor,
+        volume_coverage=coverage,
+    )
+
+
+def _control(
+    losses: np.ndarray,
+    halves: Sequence[int],
+    alpha: float,
+    figure: Callable[[Sequence[float]], Figure],
+) -> tuple[float | None, Figure | None]:
+    """The threshold by all cases, and each half's miss rate at the one the other half chose.
+
+    ``losses`` (3, n, THRESHOLDS) as ``_label`` makes them, NaN for a case without the label.
+    """
+    whole, own, crossed = losses
+    defined, half = ~np.isnan(whole[:, 0]), np.array(halves)
+    chosen = control_risk(whole[defined], alpha)
+    measured = np.full(len(whole), np.nan)
+    for side in (0, 1):
+        threshold = control_risk(own[defined & (half != side)], alpha)
+        if threshold is None:
+            return chosen, None
+        column = int(np.searchsorted(THRESHOLDS, threshold - 1e-9))
+        measured[half == side] = crossed[half == side, column]
+    return chosen, figure(measured.tolist())
+
+
+def _ranges(
+    ratios: np.ndarray,
+    halves: Sequence[int],
+    alpha: float,
+    figure: Callable[[Sequence[float]], Figure],
+) -> tuple[float | None, Figure | None]:
+    defined, half = ~np.isnan(ratios), np.array(halves)
+    chosen = conformal_factor(ratios[defined], alpha)
+    covered = np.full(len(ratios), np.nan)
+    for side in (0, 1):
+        factor = conformal_factor(ratios[defined & (half != side)], alpha)
+        if factor is None:
+            return chosen, None
+        here = defined & (half == side)
+        covered[here] = np.abs(np.log(ratios[here])) <= np.log(factor) + 1e-12
+    return chosen, figure(covered.tolist())
+
+
+def _figure(values: Sequence[float], patients: Sequence[str], seed: int) -> Figure:
+    array = np.array(values, float)
+    defined = array[~np.isnan(array)]
+    mean = float(defined.mean()) if defined.size else None
+    return Figure(mean=mean, ci95=bootstrap(array, patients, seed), n=int(defined.size))
+
+
+def _ece(bins: np.ndarray, patients: Sequence[str], seed: int) -> Figure:
+    """ECE of all voxels together, (n, 3, BINS); the bootstrap resamples patients."""
+    names = sorted(set(patients))
+    index = np.array([names.index(patient) for patient in patients])
+    sums = np.zeros((len(names), 3 * BINS))
+    np.add.at(sums, index, bins.reshape(len(bins), -1))
+    picks = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    weights = np.zeros((RESAMPLES, len(names)))
+    np.add.at(weights, (np.arange(RESAMPLES)[:, None], picks), 1.0)
+    samples = expected_calibration_error((weights @ sums).reshape(-1, 3, BINS))
+    low, high = np.percentile(samples, (2.5, 97.5))
+    mean = float(expected_calibration_error(bins.sum(0)))
+    return Figure(mean=mean, ci95=(float(low), float(high)), n=len(bins))
+
+
+def _bins(pooled: np.ndarray) -> list[Bin]:
+    total = pooled[0].sum()
+    return [
+        Bin(confidence=float(said / n), accuracy=float(right / n), share=float(n / total))
+        for n, said, right in pooled.T
+        if n > 0
+    ]
+
+
+def _seen(held: Sequence[Held], names: Sequence[str], doubt: Sequence[float]) -> Seen:
+    extents = np.array([case.extent for case in held])
+    rows = np.array([case.quantiles for case in held])  # (n, C, LEVELS)
+    mean = rows.mean(0)
+    farthest = [
+        # From the mean of the others, as a new case will be from the mean of all of these.
+        max(
+            quantile_distance(row, (mean[c] * len(rows) - row) / (len(rows) - 1))
+            for row in rows[:, c]
+        )
+        for c in range(rows.shape[1])
+    ]
+    volumes = {}
+    for k, name in enumerate(names):
+        found = [case.volume_true[k] for case in held if case.volume_true[k] > 0]
+        if k > 0 and found:
+            volumes[name] = (min(found), max(found))
+    return Seen(
+        extent=[(float(a), float(b)) for a, b in zip(extents.min(0), extents.max(0))],
+        volumes=volumes,
+        uncertainty=(min(doubt), max(doubt)) if doubt else (0.0, 1.0),
+        quantiles=mean.tolist(),
+        quantile_distance=farthest,
+    )
+
+
+def _doubt(case: Held, temperature: float) -> float:
+    """Mean entropy of the voxels that are not background; NaN without any."""
+    inside = case.scores.argmax(1) > 0
+    if not inside.any():
+        return float("nan")
+    return float(entropy(softmax(case.scores[inside].T, temperature)).mean())
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    box = []
+    for axis, n in enumerate(mask.shape):
+        line = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if line.size == 0:
+            return tuple(slice(0, n) for n in mask.shape)
+        box.append(slice(max(0, int(line[0]) - MARGIN), min(n, int(line[-1]) + 1 + MARGIN)))
+    return tuple(box)
+
+
+def _names(plan: Plan) -> list[str]:
+    """The classes' names; none for numbered objects, whose interior and rim nobody measures."""
+    if plan.target == "instances":
+        return []
+    return [plan.labels[label] for label in plan.label_ids]
+
+
+def _parts(folder: Path, fold: int | None) -> list[tuple[int | None, Path]]:
+    """The model folders to calibrate, with their numbers in an ensemble."""
+    from apps.medical.store import METADATA, fold_folders
+
+    found = [] if (folder / METADATA).is_file() else fold_folders(folder)
+    if not found:
+        return [(None, folder)]
+    parts: list[tuple[int | None, Path]] = [(int(part.name[5:]), part) for part in found]
+    if fold is None:
+        return parts
+    if fold not in [number for number, _ in parts]:
+        has = ", ".join(str(number) for number, _ in parts)
+        raise UsageError(f"{folder}: no fold {fold}; it has {has}")
+    return [(number, part) for number, part in parts if number == fold]
+
+
+def _require_free(folder: Path, force: bool) -> None:
+    from apps.medical.store import METADATA
+    from core.weights.folder import read_json
+
+    if (
+        not force
+        and (folder / METADATA).is_file()
+        and read_json(folder / METADATA).get("calibration")
+    ):
+        raise UsageError(f"{folder}: is calibrated already; pass --force to replace it")
+
+
+def _held_out(model: Model, dataset: Dataset, fold: int | None, external: bool) -> list[Case]:
+    """The cases the model has not seen: its fold's validation cases, or all with ``external``."""
+    from apps.medical.data.splits import folds
+
+    if external:
+        return [case for case in dataset.cases if case.label is not None]
+    training = model.spec.training
+    own = str(training.get("fold", ""))
+    number = fold if fold is not None else int(own) if own.isdigit() else None
+    hint = "; if it has seen none of this data set's cases, pass --external"
+    if number is None:
+        raise DataError(f"{model.folder}: trained on every case, none was held out{hint}")
+    splits = folds(dataset)
+    if not 0 <= number < len(splits):
+        raise UsageError(f"--fold {number}: {dataset.root} has folds 0 to {len(splits) - 1}")
+    seen, unseen = splits[number]
+    digest = _digest(seen)
+    known = training.get("cases_sha256")
+    if known is not None and known != digest:
+        raise DataError(
+            f"{dataset.root}: fold {number} trains on other cases ({len(seen)}) than the model was "
+            f"trained on ({training.get('cases', '?')}): its held-out cases cannot be told{hint}"
+        )
+    return [dataset.case(case_id) for case_id in unseen]
+
+
+def _digest(ids: Sequence[str]) -> str:
+    """As ``train`` writes it into model.json; importing that would cost seconds."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
