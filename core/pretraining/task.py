@@ -38,7 +38,7 @@ class PretrainTask:
             batch = {key: value.to(device) for key, value in batch.items()}
             count = len(batch["image"])
             for name, value in network(batch["image"], batch.get("inside")).items():
-                sums[name] += count * float(value)
+                sums[name] += count * float(value.detach())
             images += count
         means = {name: value / images for name, value in sums.items()}
         if not means:
