@@ -60,6 +60,7 @@ from apps.medical.pacs.service import (
     Receiver,
     Sender,
     Series,
+    patiently,
     plain_text,
 )
 from core.errors import DataError, ResourceError
@@ -99,9 +100,10 @@ class DimsePacs(Pacs):
 
     # Search
 
-    def _search(
-        self, level: str, wanted: Mapping[str, str], limit: int
-    ) -> Iterator[pydicom.Dataset]:
+    def _search(self, level: str, wanted: Mapping[str, str], limit: int) -> list[pydicom.Dataset]:
+        return patiently(self.bounds, lambda: list(self._find(level, wanted, limit)))
+
+    def _find(self, level: str, wanted: Mapping[str, str], limit: int) -> Iterator[pydicom.Dataset]:
         identifier = _identifier(level, wanted, LEVEL_KEYS[level])
         with self._caller.call([_query(FIND)]) as association:
             self._need(association, FIND, "searches (C-FIND)")

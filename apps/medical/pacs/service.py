@@ -7,11 +7,13 @@ when they are UIDs, texts lose their control characters, counts are bounded.
 
 from __future__ import annotations
 
+import time
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from apps.medical.pacs.config import Address, Bounds, Login, Query, admits, is_uid
 from core.errors import DataError, ResourceError, UsageError
@@ -19,6 +21,7 @@ from core.errors import DataError, ResourceError, UsageError
 if TYPE_CHECKING:
     import pydicom
 
+T = TypeVar("T")
 STUDY_KEYS = ("StudyInstanceUID", "PatientID", "AccessionNumber", "StudyDate")
 SERIES_KEYS = (
     "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription",
@@ -197,10 +200,29 @@ def connect(
     return DimsePacs(address, bounds, aet, listen)
 
 
+def patiently(bounds: Bounds, go: Callable[[], T], done: Callable[[], int] = lambda: 0) -> T:
+    """``go``, and again when the connection was lost; ``retries`` counts those that did nothing.
+
+    ``done`` says how much is done so far.
+    """
+    idle, before = 0, done()
+    while True:
+        try:
+            return go()
+        except ConnectionLost:
+            idle = 0 if done() > before else idle + 1
+            before = done()
+            if idle > bounds.retries:
+                raise
+            time.sleep(bounds.pause * 2 ** max(0, idle - 1))
+
+
 def texts(answer: pydicom.Dataset, keywords: Iterable[str]) -> dict[str, str]:
     """The answer's values as plain short text; empty where it has none. DataError if unreadable."""
     try:
-        return {keyword: plain_text(answer.get(keyword, "")) for keyword in keywords}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom quotes bad values as they are
+            return {keyword: plain_text(answer.get(keyword, "")) for keyword in keywords}
     except Exception as error:  # pydicom decodes lazily, and raises many kinds on bad values
         raise DataError(f"the PACS's answer cannot be read ({error})") from error
 

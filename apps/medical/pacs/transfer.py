@@ -9,18 +9,17 @@ Nothing of a patient is part of a name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from apps.medical.pacs.config import Query, is_uid
-from apps.medical.pacs.service import ConnectionLost, Instance, Item, Pacs, Series
+from apps.medical.pacs.service import Instance, Item, Pacs, Series, patiently
 from core.errors import DataError, ResourceError
 from core.files import atomic_path
 from core.progress import Progress, SilentProgress, Task
 
-T = TypeVar("T")
 DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR: a table of files, which no PACS stores
 
 
@@ -126,8 +125,8 @@ def push(
         with progress.task("push", total=len(items)) as task:
             outbox.task = task
             try:
-                _patiently(
-                    pacs,
+                patiently(
+                    pacs.bounds,
                     lambda: pacs.store([i for i in items if i.path not in outbox.done], outbox),
                     lambda: len(outbox.done),
                 )
@@ -179,7 +178,7 @@ def collect(sources: Sequence[Path]) -> tuple[list[Item], int]:
 
 
 def _plan(pacs: Pacs, query: Query, out: Path, progress: Progress) -> list[SeriesPlan]:
-    found = _patiently(pacs, lambda: pacs.find(query))
+    found = pacs.find(query)
     if not found:
         raise DataError(
             f"{pacs.address.url}: nothing matches; check the spelling, or search by --patient with "
@@ -188,7 +187,7 @@ def _plan(pacs: Pacs, query: Query, out: Path, progress: Progress) -> list[Serie
     plans = []
     with progress.task("list", total=len(found)) as task:
         for series in found:
-            instances = _patiently(pacs, lambda s=series: pacs.instances(s))  # type: ignore[misc]
+            instances = pacs.instances(series)
             folder = out / series.study / series.uid
             missing = [item for item in instances if not _is(folder / f"{item.uid}.dcm", item.uid)]
             plan = SeriesPlan(
@@ -215,25 +214,9 @@ def _bring(pacs: Pacs, plan: SeriesPlan, inbox: _Inbox) -> None:
             whole = len(wanted) == len(plan.instances)
             pacs.retrieve(plan.series, wanted, whole, inbox)
 
-    _patiently(pacs, go, lambda: plan.received)
+    patiently(pacs.bounds, go, lambda: plan.received)
     if plan.missing and not plan.why:
         plan.why.append("the PACS lists these images but did not send them")
-
-
-def _patiently(pacs: Pacs, go: Callable[[], T], done: Callable[[], int] = lambda: 0) -> T:
-    """``go``, and again when the connection was lost; ``retries`` counts those that did nothing."""
-    idle, before = 0, done()
-    while True:
-        try:
-            return go()
-        except ConnectionLost:
-            if done() > before:
-                idle, before = 0, done()
-            else:
-                idle += 1
-            if idle > pacs.bounds.retries:
-                raise
-            time.sleep(pacs.bounds.pause * 2 ** max(0, idle - 1))
 
 
 class _Inbox:

@@ -7,7 +7,8 @@ stays open in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pydicom
@@ -27,6 +28,7 @@ from apps.medical.pacs.service import (
     Receiver,
     Sender,
     Series,
+    patiently,
     plain_text,
 )
 from core.errors import DataError, ResourceError
@@ -72,7 +74,7 @@ class WebPacs(Pacs):
             call, fields = self._client.search_for_instances, ()
         seen: set[str] = set()
         while True:
-            answers = self._asked(
+            answers = self._answers(
                 lambda: call(
                     *place,
                     search_filters=filters,
@@ -95,8 +97,12 @@ class WebPacs(Pacs):
             if len(seen) == before or len(answers) > limit:
                 return
 
-    def _asked(self, call: Any) -> list[pydicom.Dataset]:
-        with self._explained("searching"):
+    def _answers(self, call: Callable[[], Any]) -> list[pydicom.Dataset]:
+        return patiently(self.bounds, lambda: self._ask(call))
+
+    def _ask(self, call: Callable[[], Any]) -> list[pydicom.Dataset]:
+        with self._explained("searching"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom quotes bad values as they are
             try:
                 found = call()
                 if not isinstance(found, list):
@@ -109,7 +115,7 @@ class WebPacs(Pacs):
                     f"{self.address.url}: the answer to a search is not DICOM JSON; is this the "
                     "root of the DICOMweb service?"
                 ) from error
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise DataError(
                     f"{self.address.url}: the answer to a search cannot be read ({error})"
                 ) from error
