@@ -266,18 +266,20 @@ def deidentify_folder(
     found = open_source(source)
     cleaner, names = Deidentifier(salt), _Names()
     skipped: list[dict[str, str]] = []
+    written = 0
     with case_folder(out, force) as folder:
         with progress.task("de-identify", total=len(found.files)) as task, quiet():
             for file in found.files:
                 try:
                     made = cleaner.dataset(_readable(file))
                     _save(made, folder / names.of(made))
+                    written += 1
                 except DataError as error:
                     reason = str(error).removeprefix(f"{file}: ")
                     skipped.append({"file": found.name_of(file), "reason": reason})
                 task.advance()
-        report = {**names.counts(), "method": METHOD}
-        if not report["written"]:
+        report = {"written": written, **names.counts(), "method": METHOD}
+        if not written:
             reason = skipped[0]["reason"] if skipped else "no images"
             raise DataError(f"{source}: nothing could be de-identified ({reason})")
         write_json(folder / MANIFEST, report)
@@ -318,7 +320,6 @@ class _Names:
 
     def counts(self) -> dict[str, int]:
         return {
-            "written": sum(self._files.values()),
             "patients": len(self._patients),
             "studies": len(self._studies),
             "series": len(self._series),
