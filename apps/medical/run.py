@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 import typer  # noqa: E402
 
-from apps.medical.commands import calibrate, classify, deidentify, pacs, pretrain  # noqa: E402
+from apps.medical.commands import calibrate, classify, deidentify, detect, pacs, pretrain  # noqa: E402
 from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
 from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
@@ -519,6 +519,7 @@ def train(
 classify.register(app)
 calibrate.register(app)
 deidentify.register(app)
+detect.register(app)
 pacs.register(app)
 pretrain.register(app)
 

@@ -203,14 +203,22 @@ def describe_candidates(
 
 def _diameter(voxels: np.ndarray, affine: np.ndarray) -> float:
     """Longest distance between two of the voxels (n, 3), in mm."""
-    # The farthest pair are ends of a line along the last axis: fewer points, the same answer.
-    order = np.lexsort(voxels.T[::-1])
-    lines = voxels[order]
-    step = (np.diff(lines[:, :2], axis=0) != 0).any(1)
-    ends = lines[np.r_[True, step] | np.r_[step, True]]
-    points = ends @ np.asarray(affine)[:3, :3].T
+    from scipy.spatial import ConvexHull, QhullError
+
+    points = voxels @ np.asarray(affine)[:3, :3].T
+    if len(points) > 200:  # the farthest pair are corners of the hull
+        try:
+            points = points[ConvexHull(points).vertices]
+        except QhullError:  # flat: one slice
+            points = points[ConvexHull(points @ _flat(points)).vertices]
     farthest = 0.0
     for start in range(0, len(points), 512):
         part = points[start : start + 512, None] - points[None]
         farthest = max(farthest, float((part**2).sum(-1).max()))
     return farthest**0.5
+
+
+def _flat(points: np.ndarray) -> np.ndarray:
+    """(3, 2): the two directions of the plane that points (n, 3) lie in."""
+    _, _, directions = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    return directions[:2].T

@@ -10,7 +10,8 @@ DICOM.  Of the MR series that can be read, chosen by description (0008,103E), wo
          b-value (Siemens: CALC_BVAL), and is neither an ADC map nor T2
 Of several candidates the finest in the slice plane is taken, of those the last acquired (highest
 series number): a repeated series replaces one that moved.  What was chosen, and what else fitted, is
-in ``chosen`` and ``notes``.  A 4-D diffusion series of several b-values is not split here.
+in ``chosen`` and ``notes``.  A diffusion series of several b-values comes as several volumes, each
+with its own; their b-values may also stand in the headers alone.
 
 PI-RADS v2.1 asks for b >= 1400; PI-CAI takes b >= 1000 (pi-cai.grand-challenge.org/DATA).  The words
 are those of DIAGNijmegen/picai_prep's mappings for ProstateX, and vendors' usual ones.
@@ -22,7 +23,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -62,7 +63,10 @@ class Biparametric:
         found: list[Path] = []
         for volume in self.volumes:
             series = getattr(volume.store, "series", None)
-            found += list(series.files) if series is not None else [volume.path]
+            if series is None or series.source.is_file():  # a zip's own files are temporary
+                found.append(volume.path)
+            else:
+                found += series.files
         return tuple(dict.fromkeys(found))
 
 
@@ -175,11 +179,10 @@ def _from_dicom(
         info, others = choose(found, role, wanted[role], str(source))
         picked.append(info)
         volumes[role] = read_series(info)
-        chosen[role] = f"series {info.number}, {info.description or info.uid}"
+        chosen[role] = _named(info)
         if others:
-            more = "; ".join(f"series {o.number}, {o.description}" for o in others)
+            more = "; ".join(map(_named, others))
             notes.append(f"{TITLES[role]}: took {chosen[role]}; also fitting: {more}")
-        notes += [f"{TITLES[role]}: {note}" for note in info.notes]
     patients = {info.patient_id for info in picked}
     if len(patients) > 1:
         raise DataError(f"{source}: the chosen series are of {len(patients)} patients; give one")
@@ -197,64 +200,70 @@ def choose(
     """The series for a role and the others that fit it too; see the module's docstring."""
     if wanted is not None:
         text = wanted.casefold()
-        fitting = [s for s in found if wanted == s.uid]
-        fitting = fitting or [s for s in found if text in s.description.casefold()]
+        fitting = [s for s in found if wanted in (s.uid, str(s.number))]
+        fitting = fitting or [s for s in found if text in s.title.casefold()]
         if len(fitting) != 1:
             raise UsageError(
                 f"--{role} {wanted}: fits {len(fitting)} series of {source}; {_listed(found)}"
             )
         if fitting[0].refusal:
-            raise DataError(f"{source}: series {fitting[0].description}: {fitting[0].refusal}")
+            raise DataError(f"{fitting[0].label} {fitting[0].refusal}")
         return fitting[0], []
-    fitting = [s for s in found if not s.refusal and fits(role, s.description, s)]
+    fitting = [s for s in found if not s.refusal and fits(role, s)]
     if not fitting:
-        refused = [s for s in found if s.refusal and fits(role, s.description, s)]
-        why = f" ({refused[0].description}: {refused[0].refusal})" if refused else ""
+        refused = next((s for s in found if s.refusal and says(role, s.title, b_value(s))), None)
+        why = f" (series {refused.number} '{refused.title}' {refused.refusal})" if refused else ""
         raise DataError(
             f"{source}: no {TITLES[role]} series{why}; name one with --{role}; {_listed(found)}"
         )
-    best = max(fitting, key=lambda s: (_b_value(s.description) if role == "hbv" else 0, *_order(s)))
+    best = max(fitting, key=lambda s: (b_value(s) if role == "hbv" else 0, *_preference(s)))
     return best, [s for s in fitting if s is not best]
 
 
-def fits(role: str, description: str, series: Any = None) -> bool:
-    """Whether a description is one of a role's; with ``series`` also modality, orientation, size."""
-    if series is not None:
-        if series.modality != "MR" or series.slices < 3:
-            return False
-        if "axial" not in series.orientation:
-            return False
+def fits(role: str, series: SeriesInfo) -> bool:
+    """Whether a series is an axial MR volume whose description says it is one of a role's."""
+    volume = series.modality == "MR" and series.slices >= 3 and "axial" in series.orientation
+    return volume and says(role, series.title, b_value(series))
+
+
+def says(role: str, description: str, b: int = 0) -> bool:
+    """Whether a description is one of a role's; ``b`` is its b-value in s/mm2, 0 if not known."""
     text = description.lower()
     words = set(re.split(r"[^a-z0-9]+", text))
     if words & {"loc", "localizer", "localiser", "scout", "survey", "sub", "subtraction"}:
         return False
-    adc = bool(re.search(r"adc|apparent", text))
+    adc = re.search(r"adc|apparent", text) is not None
     if role == "adc":
         return adc and not re.search(r"eadc|expon", text)
     if adc:
         return False
-    t2 = bool(re.search(r"t2", text))
+    t2 = "t2" in text
     if role == "t2w":
-        return t2 and not re.search(r"flair|dwi|diff|map|bval|b_val|\bt2\*|t2star", text)
+        return t2 and not re.search(r"flair|dwi|diff|map|bval|b_val|t2\*|t2.?star", text)
     high = re.search(r"hbv|high.?b|calc.?b|bval|b.?value", text) is not None
-    b = _b_value(description)
     return not t2 and (b >= HIGH_B or (high and not 0 < b < HIGH_B))
 
 
-def _b_value(description: str) -> int:
-    """The highest b-value a description names, 0 where it names none: b1400, b=1400, BVAL_1400."""
-    numbers = re.findall(r"(?<![a-z])b(?:.?val(?:ue)?)?[\s_=]*(\d{2,4})(?!\d)", description.lower())
-    return max((int(n) for n in numbers), default=0)
+def b_value(series: SeriesInfo) -> int:
+    """The highest b-value that the title names (b1400, b=1400, BVAL_1400), or the headers; else 0."""
+    text = series.title.lower()
+    numbers = re.findall(r"(?<![a-z])b(?:.?val(?:ue)?)?[\s_=]*(\d{2,4})(?!\d)", text)
+    frames = series.stack.frames if series.stack is not None else ()
+    headers = [float(frame.facts["b"]) for frame in frames if "b" in frame.facts]
+    return max((int(n) for n in (*numbers, *headers)), default=0)
 
 
-def _order(series: SeriesInfo) -> tuple[float, int]:
+def _preference(series: SeriesInfo) -> tuple[float, int]:
     """Finer first, then later."""
-    number = str(series.number)
-    return -float(np.prod(series.spacing[:2])), int(number) if number.isdigit() else -1
+    return -round(float(np.prod(series.spacing[:2])), 3), series.number or -1
+
+
+def _named(series: SeriesInfo) -> str:
+    return f"series {series.number}, {series.title or series.uid}"
 
 
 def _listed(found: Sequence[SeriesInfo]) -> str:
-    names = [f"{s.number}: {s.description or s.uid}" for s in found]
+    names = [f"{s.number}: {s.title or s.uid}" for s in found]
     return "the study has " + "; ".join(names[:12]) + ("; ..." if len(names) > 12 else "")
 
 
@@ -273,9 +282,10 @@ def _checked(
             )
         said += [f"{TITLES[role]}: {note}" for note in volume.notes.values()]
         if role == "t2w":
-            grid = detection_grid(volume)
+            grid = detection_grid(volume, (2, 2, 3), (64, 64, 20))
+            middle = covered(volume, grid)
             continue
-        share = float(covered(volume, grid).sum() / max(1, covered(volumes["t2w"], grid).sum()))
+        share = float((covered(volume, grid) & middle).sum() / max(1, middle.sum()))
         if share < ENOUGH:
             raise DataError(
                 f"{volume.path}: the {TITLES[role]} image covers {share:.0%} of the middle of the "

@@ -352,3 +352,22 @@ def _named(folder: Path, ending: str, inside: str, *, only_ending: bool) -> dict
                 raise DataError(f"{files[case]} and {entry}: both of case {case}; keep one")
             files[case] = entry
     return files
+
+
+def print_figures(figures: Mapping[str, Any]) -> None:
+    """The figures with their intervals, for a person, on standard output."""
+    print(
+        f"{figures['cases']} cases of {figures['patients']} patients, {figures['positive_cases']} "
+        f"positive; {figures['lesions']} lesions, {figures['found']} found, "
+        f"{figures['false_positives']} false positives"
+    )
+    rows = {"AUROC": figures["auroc"], "AP": figures["ap"], "score": figures["score"]}
+    for rate, figure in figures["sensitivity"].items():
+        rows[f"sensitivity at {rate} false positives a case"] = figure
+    for name, figure in rows.items():
+        value = "undefined" if np.isnan(figure["value"]) else f"{figure['value']:.3f}"
+        low, high = figure["low"], figure["high"]
+        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+        lost = f" ({figure['undefined']} resamples without)" if figure["undefined"] else ""
+        print(f"  {name}: {value}{interval}{lost}")
+    print(f"  {figures['interval']}; {figures['by']}")

@@ -160,3 +160,19 @@ def test_description_is_in_millimetres_of_the_world() -> None:
     assert row["diameter_mm"] == pytest.approx(np.sqrt(1.5**2 + 1.5**2 + 9**2))
     assert row["centre_mm"] == pytest.approx(list(affine[:3, :3] @ [5.5, 9.5, 3.5] + affine[:3, 3]))
     assert found.index[tuple(row["centre_voxel"])] == 1
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_length_of_a_large_lesion_is_that_of_its_farthest_voxels(flat) -> None:
+    shape = (26, 23, 1 if flat else 9)
+    p = np.zeros((40, 40, 12), np.float32)
+    ball = sum(((g - (n - 1) / 2) / (n / 2)) ** 2 for g, n in zip(np.indices(shape), shape)) < 1
+    p[3 : 3 + shape[0], 5 : 5 + shape[1], 1 : 1 + shape[2]][ball] = 0.9
+    affine = np.diag([0.5, 0.5, 3, 1.0])
+    affine[:3, :3] = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]) @ affine[:3, :3]
+    (row,) = describe_candidates(extract_candidates(p), affine, (0.5, 0.5, 3.0))
+    points = np.argwhere(p > 0) @ affine[:3, :3].T
+    assert len(points) > 200
+    assert row["diameter_mm"] == pytest.approx(
+        max(np.linalg.norm(points - point, axis=1).max() for point in points)
+    )
