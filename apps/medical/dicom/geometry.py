@@ -142,8 +142,8 @@ def _even(steps: np.ndarray, height: np.ndarray) -> tuple[str, ...]:
     usual = float(np.median(steps))
     gaps = np.flatnonzero(steps > 1.5 * usual)
     times = steps / usual
-    if gaps.size and np.abs(times - times.round()).max() <= 2 * UNEVEN:
-        missing = int((times[gaps].round() - 1).sum())
+    missing = int((times[gaps].round() - 1).sum())
+    if 0 < missing <= len(steps) and np.abs(times - times.round()).max() <= 2 * UNEVEN:
         first = int(gaps[0])
         raise NoGrid(
             f"lacks {missing} slice{'s' * (missing > 1)}: {steps[first]:.3g} mm between slices"

@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 MAX_FRAMES = 100_000
 MAX_INFLATED = 2**30
 DEFLATED = "1.2.840.10008.1.2.1.99"
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 NATIVE = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
     "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
     DEFLATED: "Deflated Explicit VR Little Endian",
 }
+DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, under whatever name
 # Storage classes that hold pixels, or none, but are no images to segment (PS3.4 B.5).
 NOT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation (DICOM-SEG)",
@@ -57,6 +59,7 @@ _TAGS: list[Any] = [
     0x0019100A, 0x0019100C, 0x00431039, 0x20011003, 0x00190010, 0x00430010, 0x20010010,
 ]  # fmt: skip
 
+HEADLESS = "is cut off in its header; copy it again"
 Vector = tuple[float, ...]
 
 
@@ -128,9 +131,9 @@ def read_instance(file: Path) -> Instance:
             header = pydicom.dcmread(
                 stream, stop_before_pixels=True, force=True, specific_tags=_TAGS
             )
-            deflated = _syntax(header) == DEFLATED
-            pixels = None if deflated else _pixels_ahead(stream)
-            return _instance(file, header, pixels, deflated)
+            # The parser inflates a deflated file in memory; of the stream nothing is left to look at.
+            pixels = None if _syntax(header) == DEFLATED else _pixels_ahead(stream)
+            return _instance(file, header, pixels)
     except DataError:
         raise
     except Exception as error:  # whatever a hostile or damaged file makes the parser raise
@@ -154,7 +157,7 @@ class _Pixels:
     left: int
 
 
-def _instance(file: Path, header: Dataset, pixels: _Pixels | None, deflated: bool) -> Instance:
+def _instance(file: Path, header: Dataset, pixels: _Pixels | None) -> Instance:
     allocated = _int(header, "BitsAllocated") or 0
     stored = _int(header, "BitsStored") or allocated
     signed = _int(header, "PixelRepresentation") == 1
@@ -166,7 +169,7 @@ def _instance(file: Path, header: Dataset, pixels: _Pixels | None, deflated: boo
         file=file,
         frames=frames,
         sop_uid=_text(header, "SOPInstanceUID"),
-        sop_class=_text(header, "SOPClassUID"),
+        sop_class=_text(header, "SOPClassUID") or _meta(header, "MediaStorageSOPClassUID"),
         series_uid=_text(header, "SeriesInstanceUID"),
         study_uid=_text(header, "StudyInstanceUID"),
         frame_of_reference_uid=_text(header, "FrameOfReferenceUID"),
@@ -185,19 +188,21 @@ def _instance(file: Path, header: Dataset, pixels: _Pixels | None, deflated: boo
         lossy=_text(header, "LossyImageCompression") == "01",
         slice_spacing=_float(header.get("SpacingBetweenSlices")),
     )
-    refusal = _refusal(instance, header, pixels, deflated) or trouble
-    return Instance(**{**vars(instance), "refusal": refusal})
+    refusal = _refusal(instance, header, pixels) or trouble or _cut_short(instance, pixels)
+    return replace(instance, refusal=refusal)
 
 
-def _refusal(instance: Instance, header: Dataset, pixels: _Pixels | None, deflated: bool) -> str:
+def _refusal(instance: Instance, header: Dataset, pixels: _Pixels | None) -> str:
     """Why the images of this instance cannot be segmented, by what its header says, or ""."""
     from pydicom.uid import UID
 
     kind = NOT_IMAGES.get(instance.sop_class)
     if kind:
         return f"is {kind}, not an image; give the series it was made from"
+    name = UID(instance.sop_class).name if instance.sop_class else "an unknown kind of object"
     if instance.rows <= 0 or instance.columns <= 0 or instance.modality in _MODALITY_NOT_IMAGES:
-        name = UID(instance.sop_class).name if instance.sop_class else "an unknown kind of object"
+        if pixels is not None and not pixels.present and name.endswith("Image Storage"):
+            return HEADLESS
         return f"holds no image to segment ({name})"
     if pixels is not None and not pixels.present:
         return "has no pixel data: the file is truncated or was stripped; copy it again"
@@ -220,21 +225,20 @@ def _refusal(instance: Instance, header: Dataset, pixels: _Pixels | None, deflat
         return "maps its values by a Modality LUT table; convert it to a linear rescale first"
     if header.get("ConcatenationUID"):
         return "is split into a concatenation of several files; join it first"
-    trouble = _syntax_refusal(instance.transfer_syntax)
-    if trouble:
-        return trouble
-    count = len(instance.frames)
-    expected = instance.rows * instance.columns * count * allocated // 8
-    if pixels is not None and instance.transfer_syntax in NATIVE and not deflated:
-        found = min(pixels.left, pixels.declared)
-        if found < expected:
-            return (
-                f"is truncated: {found} of {expected} bytes of pixel data are there; copy it again"
-            )
-    return ""
+    return _syntax_refusal(instance.transfer_syntax, stored)
 
 
-def _syntax_refusal(uid: str) -> str:
+def _cut_short(instance: Instance, pixels: _Pixels | None) -> str:
+    if pixels is None or instance.transfer_syntax not in NATIVE:
+        return ""
+    values = instance.rows * instance.columns * len(instance.frames)
+    expected, found = values * instance.bits[0] // 8, min(pixels.left, pixels.declared)
+    if found >= expected:
+        return ""
+    return f"is truncated: {found} of {expected} bytes of pixel data are there; copy it again"
+
+
+def _syntax_refusal(uid: str, stored: int) -> str:
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
@@ -242,6 +246,8 @@ def _syntax_refusal(uid: str) -> str:
         return ""
     syntax = UID(uid)
     again = "; export it again as Explicit VR Little Endian"
+    if uid == JPEG_EXTENDED and stored > 8:  # no decoder at hand reads 12-bit samples
+        return f"is compressed as JPEG Extended with {stored} bits, which cannot be decoded{again}"
     if syntax.is_private:
         return f"has the private transfer syntax {uid}{again}"
     try:
@@ -449,13 +455,17 @@ def _syntax(header: Dataset) -> str:
     """The transfer syntax; where the file does not say, the one the parser found by trying."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    uid = str(getattr(header, "file_meta", {}).get("TransferSyntaxUID") or "")
+    uid = _meta(header, "TransferSyntaxUID")
     if uid:
         return uid
     implicit, little = header.original_encoding
     if implicit:
         return str(ImplicitVRLittleEndian)
     return str(ExplicitVRLittleEndian if little is not False else ExplicitVRBigEndian)
+
+
+def _meta(header: Dataset, keyword: str) -> str:
+    return str(getattr(header, "file_meta", {}).get(keyword) or "")
 
 
 def _in_group(levels: Sequence[Dataset], macro: str, keyword: str) -> Any:

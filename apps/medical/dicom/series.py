@@ -69,7 +69,7 @@ def list_series(source: Path | str) -> list[SeriesInfo]:
     Raises DataError where nothing there is DICOM, and as ``open_source``. Files that cannot be
     parsed are named in the notes of every entry; when there are no others, DataError.
     """
-    from apps.medical.dicom.headers import read_instance
+    from apps.medical.dicom.headers import DIRECTORY, HEADLESS, read_instance
     from apps.medical.dicom.sources import open_source
 
     opened = open_source(source)
@@ -77,15 +77,20 @@ def list_series(source: Path | str) -> list[SeriesInfo]:
     damaged: list[str] = []
     for file in opened.files:
         try:
-            instances.append(read_instance(file))
+            instance = read_instance(file)
+            if instance.refusal == HEADLESS and not instance.series_uid:
+                damaged.append(f"{opened.name_of(file)} {HEADLESS}")
+            elif instance.sop_class != DIRECTORY:
+                instances.append(instance)
         except DataError as error:
             damaged.append(str(error).replace(str(file), opened.name_of(file)))
     if not instances:
-        raise DataError(damaged[0])
+        empty = f"{source}: no DICOM image in it, only a directory of others"
+        raise DataError(damaged[0] if damaged else empty)
     notes = list(opened.notes)
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        notes.append(f"a file could not be read{more}: {damaged[0]}")
+        notes.append(f"a file that may belong here could not be read{more}: {damaged[0]}")
     groups: dict[str, list[Instance]] = {}
     for instance in instances:
         # Without a UID nothing says which files belong together but the study and the number.
@@ -129,6 +134,9 @@ def _entries(group: list[Instance], source: Source, notes: Sequence[str]) -> lis
     for number, members in enumerate(volumes, 1):
         file_part = f"file {number}" if several else ""
         frames = [frame for instance in members for frame in instance.frames]
+        if trouble := _uneven(members):
+            entries.append(_refused(members, source, notes, trouble, file_part))
+            continue
         try:
             geometry.one_plane(frames)
             parts = split(frames)
@@ -165,6 +173,11 @@ def _unlike(group: list[Instance]) -> str:
                 f"is {len(values)} series with one UID (they differ in {what}); "
                 "give them in separate folders"
             )
+    return ""
+
+
+def _uneven(images: list[Instance]) -> str:
+    """What shows that images are not slices of one volume, or ""."""
     for what, kinds in (
         ("sizes", {(i.rows, i.columns) for i in images}),
         ("pixel formats", {(i.photometric, i.bits) for i in images}),
