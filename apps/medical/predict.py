@@ -371,12 +371,15 @@ def _add_confidence(
         entry = stats.get("labels", {}).get(name)
         if entry is None:
             continue
-        expected, extent = found["expected_voxels"], found["extent_voxels"]
-        entry["confidence"], entry["expected_dice"] = found["confidence"], found["expected_dice"]
-        entry[f"expected_{unit}"] = expected * voxel if expected is not None else None
+        dice, extent = found["expected_dice"], found["extent_voxels"]
+        entry["confidence"], entry["expected_dice"] = found["confidence"], dice
         about = calibration.labels.get(name) if calibration is not None else None
         if about is None:
             continue
+        if dice is not None:
+            entry["expected_dice"] = min(1.0, max(0.0, dice - about.dice_shift))
+            margin = about.dice_margin
+            entry["dice_at_least"] = max(0.0, dice - margin) if margin is not None else None
         entry[f"extent_{unit}"] = extent * voxel if extent is not None else None
         factor = about.volume_factor
         entry[f"range_{unit}"] = (

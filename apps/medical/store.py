@@ -97,7 +97,7 @@ def load_model(
     from core.weights.folder import load_folder
 
     folder = find_model(ref)
-    parts = _folds(folder) if folder.is_dir() and not _is_model(folder) else []
+    parts = fold_folders(folder) if folder.is_dir() and not _is_model(folder) else []
     chosen = _choose(parts, folds, folder)
     if not chosen and folder.is_dir() and not (folder / METADATA).exists():
         held = sorted(p.name for p in folder.iterdir())[:3]
@@ -139,7 +139,7 @@ def _is_model(folder: Path) -> bool:
     return (folder / METADATA).is_file()
 
 
-def _folds(folder: Path) -> list[Path]:
+def fold_folders(folder: Path) -> list[Path]:
     """The model folders fold_0, fold_1, ... below ``folder``, in numerical order."""
     found = [f for f in folder.glob("fold_*") if re.fullmatch(r"fold_\d+", f.name) and _is_model(f)]
     return sorted(found, key=lambda f: int(f.name[5:]))

@@ -7,7 +7,9 @@ Glossary
     entropy   -sum p log p / log K of a voxel, 0 certain to 1 all classes alike
     confidence of label k: mean p_k over the voxels that got it
     expected Dice of label k: 2 sum_{mask} p_k / (|mask| + sum p_k), the Dice that these
-              probabilities, taken at their word, promise
+              probabilities, taken at their word, promise; the last sum leaves out p_k < 0.02, of
+              which a large background has more than a structure. A calibration corrects its mean
+              error and adds a bound that 1 - alpha of the cases keep (split conformal)
     miss rate false negative rate of label k in a case: share of the reference's voxels left out
     extent    of label k: the voxels of p_k >= t_k. Conformal risk control (Angelopoulos et al. 2022,
               arXiv:2208.02814, equation 4) chooses t_k so that the mean miss rate of new cases that
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BINS = 15
+FAINT = 0.02
 THRESHOLDS = np.arange(1, 501) / 1000
 # Quantiles by which an image's normalised intensities are compared with those of training.
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -53,7 +56,11 @@ class LabelCalibration(StrictModel):
     dice: Figure
     confidence: Figure
     precision: Figure  # share of the voxels that got the label that bear it
-    expected_dice_error: Figure  # |expected - measured|
+    dice_shift: float  # mean of expected - measured, taken off
+    expected_dice_error: Figure  # |expected - shift - measured|
+    dice_constant_error: Figure  # of saying the mean Dice for every case: the floor
+    dice_margin: float | None  # measured >= expected - margin at 1 - alpha
+    dice_coverage: Figure | None
     miss_rate: Figure  # of the segmentation itself
     threshold: float | None  # t_k; None where the cases are too few for alpha
     extent_miss_rate: Figure | None
@@ -158,14 +165,16 @@ class Confidence:
         flat = winner.flatten()
         self._sums[0] += torch.bincount(flat, minlength=classes).cpu().numpy()
         self._sums[1] += torch.bincount(flat, chosen, minlength=classes).cpu().numpy()
-        self._sums[2] += p.flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
+        self._sums[2] += (
+            p.flatten(1).where(p.flatten(1) >= FAINT, 0.0).double().sum(1).cpu().numpy()
+        )
         for k, threshold in enumerate(self.thresholds[:classes]):
             if threshold is not None:
                 self._sums[3, k] += int((p[k] >= threshold).sum())
         self._inside += float(h[winner > 0].sum(dtype=torch.float64))
 
     def summary(self) -> list[dict[str, float | None]]:
-        """Per class: confidence, expected_dice, and voxels: expected_voxels, extent_voxels."""
+        """Per class: confidence, expected_dice, extent_voxels; None where there is no such thing."""
         found: list[dict[str, float | None]] = []
         if self._sums is None:
             return found
@@ -175,7 +184,6 @@ class Confidence:
                 {
                     "confidence": float(inside / count) if count else None,
                     "expected_dice": float(2 * inside / (count + everywhere)) if count else None,
-                    "expected_voxels": float(everywhere),
                     "extent_voxels": float(extent) if has else None,
                 }
             )
@@ -256,11 +264,15 @@ def conformal_factor(ratios: np.ndarray, alpha: float) -> float | None:
 
     ``ratios`` (n) of held-out cases; None when n is too small for this alpha.
     """
-    n = len(ratios)
+    margin = conformal_margin(np.abs(np.log(ratios)), alpha)
+    return None if margin is None else float(np.exp(margin))
+
+
+def conformal_margin(excess: np.ndarray, alpha: float) -> float | None:
+    """Split conformal bound: a new case's excess is at most this with 1 - alpha; None: n too small."""
+    n = len(excess)
     rank = int(np.ceil((n + 1) * (1 - alpha)))
-    if rank > n or n == 0:
-        return None
-    return float(np.exp(np.sort(np.abs(np.log(ratios)))[rank - 1]))
+    return float(np.sort(excess)[rank - 1]) if 0 < rank <= n else None
 
 
 def quantiles(image: np.ndarray) -> list[list[float]]:

@@ -21,7 +21,7 @@ from apps.medical.report.figures import (
 )
 from apps.medical.results import digits, legend, now
 from apps.medical.shipped import DISCLAIMER
-from apps.medical.uncertainty import Calibration, Figure
+from apps.medical.uncertainty import Calibration, Figure, LabelCalibration
 
 if TYPE_CHECKING:
     from apps.medical.data.volume import Volume
@@ -116,7 +116,9 @@ def _findings(stats: Mapping[str, Any], calibration: Calibration | None) -> Tabl
     level = f"{1 - calibration.alpha:.0%} range" if calibration else ""
     header = ["Structure", f"{size} ({short})"]
     header += [f"{level} ({short})", f"Extent ({short})"] if calibration else []
-    header += ["Confidence", "Expected Dice"] if sure else []
+    header += (
+        ["Confidence", "Expected Dice" + (" (at least)" if calibration else "")] if sure else []
+    )
     header += ["Mean intensity"]
     rows, colours = [], []
     for name, entry in stats["labels"].items():
@@ -126,7 +128,10 @@ def _findings(stats: Mapping[str, Any], calibration: Calibration | None) -> Tabl
             row += [" to ".join(digits(v) for v in between) if between else "–"]
             row += [_number(entry.get(f"extent_{unit}"))]
         if sure:
-            row += [_number(entry.get("confidence"), 2), _number(entry.get("expected_dice"), 2)]
+            least = entry.get("dice_at_least")
+            bound = f" ({least:.2f})" if least is not None else ""
+            row += [_number(entry.get("confidence"), 2)]
+            row += [_number(entry.get("expected_dice"), 2) + bound]
         rows.append([*row, _intensity(entry["mean_intensity"])])
         colours.append(colour_of(entry["label"]))
     notes = []
@@ -143,7 +148,17 @@ def _findings(stats: Mapping[str, Any], calibration: Calibration | None) -> Tabl
             "overlap with a perfect contour that these probabilities promise."
             + ("" if calibration else " Neither was calibrated for this run: see below.")
         )
+        if calibration and any(_tells_little(label) for label in calibration.labels.values()):
+            notes.append(
+                "On the held-out cases the expected Dice was no closer to the measured one than a "
+                "single number for all of them: read it as typical of such cases."
+            )
     return Table(header, rows, colours, notes)
+
+
+def _tells_little(about: LabelCalibration) -> bool:
+    error, floor = about.expected_dice_error.mean, about.dice_constant_error.mean
+    return error is not None and floor is not None and error >= floor
 
 
 def _objects(stats: Mapping[str, Any]) -> Table:
@@ -236,7 +251,7 @@ def _model(model: Model, run: str) -> Pairs:
 
 
 def _trust(calibration: Calibration) -> Table:
-    header = ["Held-out cases", "Dice", "Said / was right", "Expected Dice off by", "Missed"]
+    header = ["Held-out cases", "Dice", "Sure / right", "Expected Dice off by (floor)", "Missed"]
     header += ["Missed by extent", "Volume in range"]
     rows = []
     for name, about in calibration.labels.items():
@@ -246,7 +261,8 @@ def _trust(calibration: Calibration) -> Table:
                 name,
                 figure_text(about.dice),
                 f"{said} / {right}",
-                figure_text(about.expected_dice_error),
+                f"{_number(about.expected_dice_error.mean, 3)} "
+                f"({_number(about.dice_constant_error.mean, 3)})",
                 figure_text(about.miss_rate, 1, 100) + " %",
                 figure_text(about.extent_miss_rate, 1, 100)
                 + (" %" if about.extent_miss_rate else ""),
