@@ -47,8 +47,6 @@ from core.pretraining.pretext import (
 class MaskedAutoencoder(Pretext):
     """See the module's docstring.  ``token`` (C_0,) stands for each hidden patch."""
 
-    no_weight_decay = ("token",)
-
     def __init__(self, config: MaeConfig, encoder: Pyramid, size: tuple[int, ...]) -> None:
         super().__init__(encoder)
         self.config = config

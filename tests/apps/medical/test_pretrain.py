@@ -13,16 +13,26 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from apps.medical.catalog import MODELS, resolve
 from apps.medical.data.datasets import open_dataset
 from apps.medical.data.plan import plan_dataset, read_plan
 from apps.medical.data.splits import folds
 from apps.medical.data.unlabelled import PreparedImages, open_images
 from apps.medical.initial import read_initial, start_from
 from apps.medical.models import build
-from apps.medical.pretrain import HeldOut, ImageBatches, pretraining_config, random_crop
+from apps.medical.pretrain import (
+    HeldOut,
+    ImageBatches,
+    encoder_of,
+    pretraining_config,
+    random_crop,
+)
 from apps.medical.run import app
+from apps.medical.store import NetworkSpec
 from apps.medical.train import training_config
 from core.errors import DataError, UsageError
+from core.pretraining import build as build_pretext
+from core.pretraining import load_matching, pretext_config
 
 OPTIONS = (
     "feature_size=6", "depths=[1, 1]", "heads=[3, 3]", "stripes=[1, null]", "patch=2",
@@ -225,6 +235,27 @@ def test_wrong_settings(command, dataset, tmp_path, arguments, code, said) -> No
     found = command("pretrain", dataset, "--out", tmp_path / "run", *SMALL, *arguments)
     assert found[0] == code
     assert said in found[1]["error"]["message"]
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("model", [name for name in MODELS if name not in ("dynunet", "unet")])
+def test_the_encoder_of_every_network_with_a_pyramid(model, rank) -> None:
+    """And what it learns is what the network has: the names are those of its own tensors."""
+    options = resolve(model, rank, "small")
+    network = NetworkSpec(name=model, rank=rank, in_channels=2, out_channels=3, options=options)
+    encoder = encoder_of(network)
+    size = (34,) * rank if rank == 2 else (18, 16, 20)
+    torch.manual_seed(0)
+    x = torch.randn(2, 2, *size)
+    for task in ("mae", "gmml"):
+        found = build_pretext(pretext_config(task), encoder, size)(x)
+        assert torch.isfinite(found["loss"])
+    found["loss"].backward()
+    whole = build(model, rank, 2, 3, **options)
+    given = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    count = len(given)
+    loaded = load_matching(whole, given, "it").report()["loaded"]
+    assert loaded["encoder"] == f"{count} of {count}"
 
 
 def test_networks_without_a_pyramid_are_refused(command, dataset, tmp_path) -> None:
