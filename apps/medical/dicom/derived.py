@@ -83,6 +83,12 @@ def new_uid() -> str:
     return str(generate_uid(prefix=None))
 
 
+def line(text: str, otherwise: str = "", limit: int = 64) -> str:
+    """``text`` as a value of one line (LO, ST): no backslash, which separates values, no control."""
+    kept = "".join(c if c.isprintable() and c != "\\" else " " for c in text)
+    return " ".join(kept.split())[:limit].strip() or otherwise
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without other libraries' warnings, which quote values: a patient's name among them."""

@@ -15,6 +15,7 @@ from apps.medical.data.volume import Volume
 from apps.medical.dicom.derived import (
     MANUFACTURER,
     dicom_store,
+    line,
     new_uid,
     quiet,
     series_number,
@@ -110,7 +111,7 @@ def _build(
     made.Modality = "DOC"
     made.SeriesInstanceUID = new_uid()
     made.SeriesNumber = series_number(first, 9500)
-    made.SeriesDescription = title[:64]
+    made.SeriesDescription = line(title, "Report")
     made.InstanceNumber = 1
     made.Manufacturer = MANUFACTURER
     made.ManufacturerModelName = MANUFACTURER
@@ -120,7 +121,7 @@ def _build(
     made.AcquisitionDateTime = ""
     made.BurnedInAnnotation = "YES" if identified else "NO"
     made.SourceInstanceSequence = _references(headers, cleaner)
-    made.DocumentTitle = title[:1024]
+    made.DocumentTitle = line(title, limit=1024)
     made.ConceptNameCodeSequence = []
     made.MIMETypeOfEncapsulatedDocument = "application/pdf"
     made.EncapsulatedDocumentLength = len(pdf)

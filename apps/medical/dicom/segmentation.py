@@ -24,6 +24,7 @@ from apps.medical.dicom.codes import PRIVATE, PRIVATE_NAME, Code, LabelCode, cod
 from apps.medical.dicom.derived import (
     MANUFACTURER,
     dicom_store,
+    line,
     new_uid,
     quiet,
     series_number,
@@ -319,12 +320,12 @@ def _build(
             sop_instance_uid=new_uid(),
             instance_number=1,
             manufacturer=MANUFACTURER,
-            manufacturer_model_name=algorithm.name[:64],
+            manufacturer_model_name=line(algorithm.name, MANUFACTURER),
             software_versions=__version__,
             device_serial_number="0",
             content_label="SEGMENTATION",
-            content_description=(description or "Segmentation, research use only")[:64],
-            series_description=(description or f"Segmentation: {algorithm.name}")[:64],
+            content_description=line(description, "Segmentation, research use only"),
+            series_description=line(description) or line(f"Segmentation: {algorithm.name}"),
             transfer_syntax_uid=ExplicitVRLittleEndian,
             coding_schemes=schemes,
         )
@@ -348,10 +349,10 @@ def _describe(
     from apps.medical.overlay import colour_of
 
     identification = hd.AlgorithmIdentificationSequence(
-        name=algorithm.name[:64],
+        name=line(algorithm.name, MANUFACTURER),
         family=dictionary.DCM.ArtificialIntelligence,
-        version=algorithm.version[:64],
-        source=algorithm.source[:64],
+        version=line(algorithm.version, "unknown"),
+        source=line(algorithm.source, MANUFACTURER),
         parameters=dict(algorithm.parameters) or None,
     )
     made = []
@@ -359,7 +360,7 @@ def _describe(
         code = codes[label]
         segment = hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=names[label][:64],
+            segment_label=line(names[label], f"label {label}"),
             segmented_property_category=_concept(code.category),
             segmented_property_type=_concept(code.type),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

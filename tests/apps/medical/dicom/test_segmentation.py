@@ -239,6 +239,20 @@ def test_says_what_labels_are_and_what_made_them(axial, tmp_path) -> None:
     assert read_seg(path).types[2] == ("10200004", "SCT", "Liver")
 
 
+def test_any_name(axial, tmp_path) -> None:
+    """Backslashes separate values in DICOM, and a label must be called something."""
+    labels = np.ones(axial.shape, np.uint8)
+    labels[0] = 2
+    path = write_seg(
+        tmp_path / "seg.dcm", labels, axial, {1: "left\\right\nβ" + "x" * 99, 2: ""},
+        algorithm=replace(ALGORITHM, name="a\\b", version=""),
+    )  # fmt: skip
+    content = read_seg(path)
+    assert content.names == {1: ("left right β" + "x" * 99)[:64], 2: "label 2"}
+    assert content.algorithm == "a b unknown"
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DA")
 def test_lies_in_the_patients_study_and_takes_nothing_else_along(
     tmp_path, series, phantom, names
 ) -> None:
