@@ -84,9 +84,13 @@ def new_uid() -> str:
 
 
 def line(text: str, otherwise: str = "", limit: int = 64) -> str:
-    """``text`` as a value of one line (LO, ST): no backslash, which separates values, no control."""
+    """``text`` as a value of one line (LO): no backslash, which separates values, no control.
+
+    At most ``limit`` bytes; the standard counts characters, some programs bytes.
+    """
     kept = "".join(c if c.isprintable() and c != "\\" else " " for c in text)
-    return " ".join(kept.split())[:limit].strip() or otherwise
+    short = " ".join(kept.split()).encode()[:limit].decode(errors="ignore")
+    return short.strip() or otherwise
 
 
 @contextmanager

@@ -248,7 +248,7 @@ def test_any_name(axial, tmp_path) -> None:
         algorithm=replace(ALGORITHM, name="a\\b", version=""),
     )  # fmt: skip
     content = read_seg(path)
-    assert content.names == {1: ("left right β" + "x" * 99)[:64], 2: "label 2"}
+    assert content.names == {1: ("left right β" + "x" * 99)[:63], 2: "label 2"}
     assert content.algorithm == "a b unknown"
 
 
