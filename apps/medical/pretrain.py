@@ -87,8 +87,8 @@ class PretrainResult:
         """For a person."""
         m = {name: float("nan") if v is None else v for name, v in self.metrics.items()}
         return (
-            f"{self.task}: {self.steps} steps on {self.images} images in {self.seconds / 60:.1f} "
-            f"min ({self.stopped_because})\nerror on held-out images {m['reconstruction']:.3f}, "
+            f"{self.task}: {self.steps} steps, images to learn from: {self.images}, "
+            f"{self.seconds / 60:.1f} min ({self.stopped_because})\nerror on held-out images {m['reconstruction']:.3f}, "
             f"saying the mean of what is seen {m['floor']:.3f}\nencoder in {self.folder / ENCODER}"
         )
 
