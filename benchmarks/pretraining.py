@@ -15,6 +15,7 @@ cases together, so they hold for other choices of labelled cases, not only for t
 
 Each pre-training and each training is a cell with a folder of its own in ``--work``.  Interrupted,
 it goes on with the cells that are missing; a cell that was cut off goes on from its checkpoint.
+CPU-seconds are of the process that finished a cell.
 ``--collect`` gathers what is finished and trains nothing; a missing cell is an error that names it,
 or with ``--partial`` left out and counted.
 """
