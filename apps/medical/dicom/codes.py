@@ -16,6 +16,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from apps.medical.dicom.derived import line
 from core.config import StrictModel
 
 PRIVATE = "99TRIPTYCH"
@@ -157,5 +158,4 @@ def _private(name: str) -> Code:
     """A code of our own for a name: readable, and different for different names."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     readable = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")[:9].strip("_") or "LABEL"
-    meaning = re.sub(r"[\\\x00-\x1f]+", " ", name).strip()[:64] or "label"
-    return Code(value=f"{readable}_{digest[:6]}", scheme=PRIVATE, meaning=meaning)
+    return Code(value=f"{readable}_{digest[:6]}", scheme=PRIVATE, meaning=line(name, "label"))

@@ -18,6 +18,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from apps.medical.dicom.deidentify import Deidentifier, deidentify_dataset, deidentify_folder
+from apps.medical.dicom.segmentation import Algorithm, read_seg, write_seg
 from apps.medical.dicom.series import list_series
 from apps.medical.dicom.volume import read_series
 from core.errors import DataError, ResourceError, UsageError
@@ -178,6 +179,26 @@ def test_a_copy_reads_like_the_original(tmp_path, study) -> None:
         assert np.array_equal(volume.affine, after[key].affine)
     stores = [volume.store.series for volume in after.values()]
     assert len({store.study_uid for store in stores}) == 2  # series of one study stay in one
+
+
+@pytest.mark.parametrize("multiframe", [False, True])
+def test_a_segmentation_still_belongs_to_its_series(
+    tmp_path, series, phantom, names, multiframe
+) -> None:
+    series(tmp_path / "in", plane="oblique", multiframe=multiframe)
+    (info,) = list_series(tmp_path / "in")
+    volume = read_series(info)
+    labels = phantom(volume.shape, volume.affine)
+    algorithm = Algorithm(name="phantom finder", version="1")
+    write_seg(tmp_path / "in" / "seg.dcm", labels, volume, names, algorithm=algorithm)
+    deidentify_folder(tmp_path / "in", tmp_path / "out")
+    found = {pydicom.dcmread(file).Modality: file for file in (tmp_path / "out").rglob("*.dcm")}
+    (copied,) = [i for i in list_series(tmp_path / "out") if i.modality == "MR"]
+    content = read_seg(found["SEG"], like=read_series(copied))
+    assert np.array_equal(content.volume.array, labels)
+    assert content.names == {1: names[1], 2: names[2]}
+    assert content.series == (copied.uid,)
+    assert set(content.instances) == set(read_series(copied).store.sop_uids)
 
 
 def test_a_zip(tmp_path, study) -> None:
