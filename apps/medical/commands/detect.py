@@ -41,6 +41,9 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="all, or such as 0,2: members of an ensemble.")
         ] = "all",
         tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies.")] = False,
+        deidentify: Annotated[
+            bool, typer.Option("--deidentify", help="Remove the patient from seg.dcm.")
+        ] = False,
         force: Force = False,
         device: Device = "auto",
         threads: Threads = None,
@@ -62,6 +65,7 @@ def register(app: typer.Typer) -> None:
             rule=CandidateRule.parse(threshold, min_voxels=min_voxels, most=most),
             folds=folds,
             tta=tta,
+            deidentify=deidentify,
             force=force,
             device=device,
             threads=threads,

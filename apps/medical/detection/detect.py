@@ -8,7 +8,8 @@ is not background counts as lesion.  OUT/<case>/ holds
 
     detection_map.nii.gz   each candidate's confidence in its voxels, else 0: what picai_eval reads
     probability.nii.gz     of a lesion, voxel by voxel, before candidates are cut out
-    seg.nii.gz             the candidates, numbered from the most confident; seg.dcm for a DICOM study
+    seg.nii.gz             the candidates, numbered from the most confident
+    seg.dcm                the same as DICOM Segmentation, where T2W is a DICOM series
     lesions.json           confidence, volume, place and length of each; the case's score
     overlay.png, manifest.json
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apps.medical.cases import provenance
 from apps.medical.data.volume import Volume, write_label_like
 from apps.medical.detection.candidates import (
     CandidateRule,
@@ -31,11 +33,11 @@ from apps.medical.detection.candidates import (
     describe_candidates,
     extract_candidates,
 )
-from apps.medical.detection.grid import Grid, detection_grid, sample
+from apps.medical.detection.grid import Grid, covered, detection_grid, sample
 from apps.medical.detection.inputs import ROLES, Biparametric, read_study
 from apps.medical.results import case_folder, check_outputs, now
 from apps.medical.shipped import DISCLAIMER
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.files import atomic_path, plain, sha256, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import Timer, environment, peak_memory_mb
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from apps.medical.store import Model
 
 OVERLAP = 0.5
+# Voxels coarser than the model's by more than this ratio lack detail; below this share of the
+# network's grid the image is mostly padding.
+COARSER, SEEN = 1.6, 0.5
 CHANNELS = {
     "t2w": ("t2w", "t2", "t2-weighted"),
     "adc": ("adc",),
@@ -94,6 +99,7 @@ def detect(
     tta: bool = False,
     overlap: float = OVERLAP,
     batch: int = 1,
+    deidentify: bool = False,
     force: bool = False,
     device: str = "auto",
     threads: int | None = None,
@@ -102,7 +108,8 @@ def detect(
 ) -> DetectionResult:
     """Detect lesions in ``study`` with ``model``; write a case folder below ``out`` where given.
 
-    ``series`` overrides the choice of series by role, see ``inputs.read_study``.  Raises UsageError
+    ``series`` overrides the choice of series by role, see ``inputs.read_study``.  ``deidentify``
+    removes the patient from seg.dcm, which otherwise belongs to the source's study.  Raises UsageError
     for an unknown model, a model of other inputs and outputs that exist; DataError for a study that
     lacks a series or cannot be read; ResourceError when the disk is full.
     """
@@ -136,7 +143,7 @@ def detect(
             probability=probability,
             lesions=describe_candidates(found, grid.affine, read.t2w.spacing),
             grid=grid,
-            warnings=list(read.notes),
+            warnings=[*read.notes, *unlike_training(read.t2w, model.spec.plan)],
         )
         if not found.confidences:
             result.warnings.append("no lesion candidate: nothing rose above the threshold")
@@ -148,6 +155,7 @@ def detect(
             "tta": tta,
             "overlap": overlap,
             "batch": batch,
+            "deidentify": deidentify,
             "device": str(chosen_device),
             "threads": threads,
             "seed": seed,
@@ -171,6 +179,20 @@ def require_detector(plan: Plan, name: str) -> None:
         raise UsageError(
             f"{name}: takes {', '.join(plan.channels)}; a lesion detector takes T2W, ADC, HBV"
         )
+
+
+def unlike_training(t2w: Volume, plan: Plan) -> list[str]:
+    """How the T2W image differs from what the model knows, in words a reader can weigh."""
+    assert plan.spacing is not None
+    found = []
+    edges, trained = sorted(t2w.spacing), sorted(plan.spacing)
+    if any(a > COARSER * b for a, b in zip(edges, trained, strict=True)):
+        texts = [" x ".join(f"{v:.3g}" for v in values) for values in (edges, trained)]
+        found.append(f"T2W voxels of {texts[0]} mm, the model was trained on {texts[1]} mm")
+    share = float(covered(t2w, detection_grid(t2w, plan.spacing, plan.median_shape)).mean())
+    if share < SEEN:
+        found.append(f"the T2W image fills {share:.0%} of the region that the model looks at")
+    return found
 
 
 def on_one_grid(study: Biparametric, plan: Plan) -> list[Volume]:
@@ -238,6 +260,7 @@ def _write(
     write_map(folder / "detection_map.nii.gz", found.map, study.t2w.affine)
     write_map(folder / "probability.nii.gz", result.probability, study.t2w.affine)
     write_label_like(study.t2w, found.index, folder / "seg.nii.gz")
+    _write_dicom(folder, study, model, options, result)
     about = {
         "case": study.case,
         "score": result.score,
@@ -259,7 +282,7 @@ def _write(
         "format": 1,
         "case": study.case,
         "created": now(),
-        "inputs": [{"path": str(file), "sha256": sha256(file)} for file in study.files],
+        "inputs": provenance(study.source),
         "series": dict(study.chosen),
         "outputs": {file.name: sha256(file) for file in sorted(folder.iterdir())},
         "model": {
@@ -283,6 +306,45 @@ def _write(
         "disclaimer": DISCLAIMER,
     }
     write_json(folder / "manifest.json", manifest)
+
+
+def _write_dicom(
+    folder: Path,
+    study: Biparametric,
+    model: Model,
+    options: dict[str, Any],
+    result: DetectionResult,
+) -> None:
+    """seg.dcm, a segment for each candidate, where T2W came from DICOM and there is one."""
+    if not result.lesions or not hasattr(study.t2w.store, "sop_uids"):
+        return
+    from apps.medical.dicom.codes import codes_for
+    from apps.medical.dicom.segmentation import Algorithm, write_seg
+    from core import __version__
+
+    spec, rule = model.spec, options["rule"]
+    names = {
+        row["lesion"]: f"lesion {row['lesion']}, confidence {row['confidence']:.2f}"
+        for row in result.lesions
+    }
+    digest = next(iter(model.weights.values()), "")[:12]
+    try:
+        write_seg(
+            folder / "seg.dcm",
+            result.candidates.index,
+            study.t2w,
+            names,
+            codes=codes_for(dict.fromkeys(names, "lesion"), "prostate"),
+            algorithm=Algorithm(
+                name=spec.name[:64],
+                version=f"{__version__} {digest}".strip(),
+                parameters={"threshold": str(rule["threshold"]), "mirroring": str(options["tta"])},
+            ),
+            description="lesion candidates, research use only",
+            deidentify=options["deidentify"],
+        )
+    except DataError as error:  # the NIfTI beside it is whole
+        result.warnings.append(f"no seg.dcm: {error}")
 
 
 def _legend(row: dict[str, Any]) -> str:

@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apps.medical.cases import CaseInput
 from apps.medical.data.volume import Volume, case_name, is_volume_file, read_image
 from apps.medical.detection.grid import covered, detection_grid
+from apps.medical.ood import BODY_PARTS
 from core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -58,16 +60,13 @@ class Biparametric:
         return self.t2w, self.adc, self.hbv
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """Every file read, for the manifest."""
-        found: list[Path] = []
-        for volume in self.volumes:
-            series = getattr(volume.store, "series", None)
-            if series is None or series.source.is_file():  # a zip's own files are temporary
-                found.append(volume.path)
-            else:
-                found += series.files
-        return tuple(dict.fromkeys(found))
+    def source(self) -> CaseInput:
+        """What was read, for the manifest: files, and DICOM series."""
+        series = [getattr(volume.store, "series", None) for volume in self.volumes]
+        files = [v.path for v, s in zip(self.volumes, series, strict=True) if s is None]
+        return CaseInput(
+            name=self.case, files=tuple(files), series=tuple(s for s in series if s is not None)
+        )
 
 
 def read_study(
@@ -187,6 +186,11 @@ def _from_dicom(
     if len(patients) > 1:
         raise DataError(f"{source}: the chosen series are of {len(patients)} patients; give one")
     frames = {getattr(v.store, "frame_of_reference_uid", None) for v in volumes.values()} - {None}
+    parts = {info.body_part.upper() for info in picked} - {""}
+    if parts and not parts & BODY_PARTS["prostate"]:
+        notes.append(
+            f"the headers say {', '.join(sorted(parts))}: is this a study of the prostate?"
+        )
     if len(frames) > 1:
         notes.append(
             "the series have different frames of reference: whether they are aligned is not known"

@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from apps.medical.detection.candidates import CandidateRule
-from apps.medical.detection.detect import detect, lesion_probability, require_detector
+from apps.medical.detection.detect import (
+    detect,
+    lesion_probability,
+    require_detector,
+    unlike_training,
+)
 from apps.medical.detection.inputs import Biparametric
 from apps.medical.detection.metrics import Scored, score_cases
 from apps.medical.detection.picai import make_plan
@@ -123,6 +128,18 @@ def test_the_rule_is_the_callers(painted, detector) -> None:
     assert any("no lesion candidate" in warning for warning in none.warnings)
 
 
+def test_an_image_unlike_training_is_said(painted, detector) -> None:
+    from dataclasses import replace
+
+    t2w = painted[0].t2w
+    plan = detector.spec.plan
+    assert unlike_training(t2w, plan) == []
+    coarse = replace(t2w, spacing=(2.0, 2.0, 3.0))
+    assert "trained on 1 x 1 x 3 mm" in unlike_training(coarse, plan)[0]
+    small = replace(t2w, array=t2w.array[20:50, 20:50])
+    assert "fills" in unlike_training(small, plan)[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -206,3 +223,35 @@ def test_the_command_lines_mistakes(command, tmp_path, model_folder, study_folde
     assert code == 3
     assert "no high b-value image" in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dicom_study_gets_a_segmentation_of_its_t2w_series(
+    tmp_path, painted, detector, dicom
+) -> None:
+    """Each candidate is a segment, at the same place of the world."""
+    from apps.medical.dicom.segmentation import read_seg
+
+    study, _ = painted
+    names = {"t2w": "t2_tse_tra", "adc": "ep2d_ADC", "hbv": "ep2dCALC_BVAL"}
+    for number, (role, description) in enumerate(names.items()):
+        volume = getattr(study, role)
+        lps = np.diag([-1, -1, 1, 1]) @ volume.affine
+        cosines = (lps[:3, :2] / volume.spacing[:2]).T
+        centre = lps[:3, :3] @ ((np.array(volume.shape) - 1) / 2) + lps[:3, 3]
+        dicom(
+            tmp_path / "study" / role, volume.shape, plane=cosines.ravel(), number=number + 1,
+            spacing=volume.spacing, centre=centre, array=volume.array.round().astype(np.uint16),
+            description=description,
+        )  # fmt: skip
+    result = detect(tmp_path / "study", detector, tmp_path / "out", rule=HALF)
+    for row, centre in zip(right_first(result), CENTRES, strict=True):
+        assert row["centre_mm"] == pytest.approx(centre, abs=1.0)
+    content = read_seg(result.folder / "seg.dcm")
+    assert len(content.names) - (0 in content.names) == 2
+    assert any("confidence" in name for name in content.names.values())
+    voxels = np.argwhere(content.volume.array == 1)
+    at = content.volume.affine[:3, :3] @ voxels.mean(0) + content.volume.affine[:3, 3]
+    assert at == pytest.approx(result.lesions[0]["centre_mm"], abs=0.1)
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert [entry["files"] for entry in manifest["inputs"]] == [18, 22, 22]
+    assert "seg.dcm" in manifest["outputs"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,21 +162,6 @@ def test_a_constant_image_is_refused(tmp_path, study, write_study) -> None:
         read_study(folder)
 
 
-@pytest.fixture(scope="session")
-def dicom():
-    """The writer of synthetic series that the DICOM tests use."""
-    file = Path(__file__).parents[1] / "dicom" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("dicom_series", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["dicom_series"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module.write_series
-
-
 def write_dicom(dicom, folder: Path, **changes: dict[str, Any]) -> Path:
     """T2W, ADC, high b-value and a sagittal T2 of one patient, on two grids."""
     wanted: dict[str, dict[str, Any]] = {
@@ -203,7 +187,7 @@ def test_a_dicom_study_is_found_by_rule(tmp_path, dicom) -> None:
         "hbv": "series 8, ep2d_diff_traCALC_BVAL",
     }
     assert found.t2w.shape == (40, 40, 12)
-    assert len(found.files) == 12 + 14 + 14
+    assert [len(info.files) for info in found.source.series] == [12, 14, 14]
 
 
 def test_a_zip_is_a_study(tmp_path, dicom) -> None:
@@ -213,7 +197,7 @@ def test_a_zip_is_a_study(tmp_path, dicom) -> None:
     file = Path(shutil.make_archive(str(tmp_path / "scan"), "zip", folder))
     found = read_study(file)
     assert found.case == "scan"
-    assert found.files == (file,)
+    assert found.source.series[0].source == file
 
 
 def test_series_of_two_patients_are_refused(tmp_path, dicom) -> None:
