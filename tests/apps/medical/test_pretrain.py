@@ -155,11 +155,23 @@ def test_a_stopped_run_goes_on_to_the_same_encoder(command, dataset, finished, t
     before = contents(tmp_path / "run" / "encoder")
     assert command(*steps, "--max-steps", 4, "--resume")[0] == 0
     assert contents(tmp_path / "run" / "encoder") == before
+    shutil.rmtree(tmp_path / "run" / "encoder")  # killed after its last step
+    assert command(*steps, "--max-steps", 4, "--resume")[0] == 0
+    again = contents(tmp_path / "run" / "encoder")
+    assert again["model.safetensors"] == before["model.safetensors"]
     assert command(*steps, "--max-steps", 6, "--resume")[0] == 0
     assert encoder_json(tmp_path / "run")["training"]["steps"] == 6
     code, report, _ = command(*steps, "--max-steps", 6, "--resume", "--pretext", "ratio=0.5")
     assert code == 2
     assert "pretext" in report["error"]["message"]
+
+
+def test_force_starts_over(command, dataset, finished, tmp_path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    steps = ("pretrain", dataset, "--out", out, "--task", "gmml", "--max-steps", 1, *SMALL)
+    assert command(*steps, "--force")[0] == 0
+    assert encoder_json(out)["pretext"]["task"] == "gmml"
+    assert encoder_json(out)["training"]["steps"] == 1
 
 
 # ---- starting from it ------------------------------------------------------------------------
