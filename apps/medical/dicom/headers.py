@@ -145,7 +145,8 @@ def transfer_syntax_name(uid: str) -> str:
     """The standard's name of a transfer syntax, or the UID itself where it is private."""
     from pydicom.uid import UID
 
-    return NATIVE.get(uid) or str(UID(uid).name)
+    with quiet_reading():
+        return NATIVE.get(uid) or str(UID(uid).name)
 
 
 @dataclass(frozen=True)
@@ -465,7 +466,7 @@ def _syntax(header: Dataset) -> str:
 
 
 def _meta(header: Dataset, keyword: str) -> str:
-    return str(getattr(header, "file_meta", {}).get(keyword) or "")
+    return _shown(getattr(header, "file_meta", {}).get(keyword))[:64]
 
 
 def _in_group(levels: Sequence[Dataset], macro: str, keyword: str) -> Any:

@@ -18,8 +18,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.medical.data.volume import Volume, check_voxels
+from apps.medical.dicom.codestream import declared_size
 from apps.medical.dicom.geometry import Stack
-from apps.medical.dicom.headers import DEFLATED, Frame, Instance, quiet_reading, read_instance
+from apps.medical.dicom.headers import (
+    DEFLATED,
+    NATIVE,
+    Frame,
+    Instance,
+    quiet_reading,
+    read_instance,
+)
 from apps.medical.dicom.series import SeriesInfo
 from core.errors import DataError
 
@@ -84,12 +92,13 @@ def read_series(info: SeriesInfo) -> Volume:
         raise DataError(f"{info.label} does not fit this machine's memory") from error
     padded = np.zeros(slices.shape, bool) if _any_padding(members) else None
     where = {(f.file, f.number): k for k, f in enumerate(stack.frames)}
-    for instance, frame, stored in _pixels(stack, members, info):
-        k = where[frame.file, frame.number]
-        if padded is not None and instance.padding is not None:
-            low, high = instance.padding
-            padded[k] = (stored >= low) & (stored <= high)
-        slices[k] = _values(instance, frame, stored, dtype)
+    with quiet_reading():
+        for instance, frame, stored in _pixels(stack, members, info):
+            k = where[frame.file, frame.number]
+            if padded is not None and instance.padding is not None:
+                low, high = instance.padding
+                padded[k] = (stored >= low) & (stored <= high)
+            slices[k] = _values(instance, frame, stored, dtype)
     if padded is not None and padded.any():
         notes["padding"] = _fill(slices, padded, info.modality)
     if any(_turned(instance) for instance in members.values()):
@@ -140,20 +149,27 @@ def _pixels(
 
 def _decode(instance: Instance, frames: Sequence[Frame]) -> Iterator[np.ndarray]:
     import pydicom
+    from pydicom.encaps import generate_frames
     from pydicom.pixels import iter_pixels
     from pydicom.uid import UID
 
     if instance.transfer_syntax == DEFLATED:
         read_instance(instance.file)  # bounds what it inflates to
-    with quiet_reading():
-        dataset = pydicom.dcmread(instance.file, force=True)
-        if str(dataset.get("SOPInstanceUID", "")) != instance.sop_uid:
-            raise DataError(f"{instance.file}: changed while it was read; start again")
-        if not getattr(dataset, "file_meta", {}).get("TransferSyntaxUID"):
-            dataset.ensure_file_meta()
-            dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax)
-        decoded = iter_pixels(dataset, indices=[frame.number for frame in frames], raw=True)
-        yield from decoded
+    dataset = pydicom.dcmread(instance.file, force=True)
+    if str(dataset.get("SOPInstanceUID", "")) != instance.sop_uid:
+        raise DataError(f"{instance.file}: changed while it was read; start again")
+    if not getattr(dataset, "file_meta", {}).get("TransferSyntaxUID"):
+        dataset.ensure_file_meta()
+        dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax)
+    if instance.transfer_syntax not in NATIVE:
+        for data in generate_frames(dataset.PixelData, number_of_frames=len(instance.frames)):
+            size = declared_size(data)
+            if size is not None and size != (instance.rows, instance.columns):
+                raise DataError(
+                    f"{instance.file}: its compressed pixels declare {size[0]} x {size[1]}, the header"
+                    f" {instance.rows} x {instance.columns}; damaged or hostile, export it again"
+                )
+    yield from iter_pixels(dataset, indices=[frame.number for frame in frames], raw=True)
 
 
 def _check_stored(instance: Instance, stored: np.ndarray) -> None:

@@ -308,6 +308,29 @@ def test_compressed_pixels_cut_short(write) -> None:
         read_series(info)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("syntax", "marker", "offset", "width"),
+    [
+        ("JPEG2000Lossless", b"\xff\x4f\xff\x51", 8, 4),
+        ("JPEGLSLossless", b"\xff\xf7", 5, 2),
+        ("JPEGLosslessProcess14_1", b"\xff\xc3", 5, 2),
+    ],
+)
+def test_a_codestream_that_claims_a_huge_size_is_never_decoded(
+    write, syntax, marker, offset, width
+) -> None:
+    made = write((24, 20, 4), edit=twelve_bits)
+    assert compress(made.folder, syntax)
+    data = bytearray(made.files[1].read_bytes())
+    at = data.index(marker, 1000) + offset
+    data[at : at + 2 * width] = (60000).to_bytes(width, "big") * 2
+    made.files[1].write_bytes(data)
+    (info,) = list_series(made.folder)
+    with pytest.raises(DataError, match=r"declare 60000 x 60000, the header 20 x 24"):
+        read_series(info)
+
+
 def test_a_file_that_changed_since_it_was_listed(write) -> None:
     made = write()
     (info,) = list_series(made.folder)
