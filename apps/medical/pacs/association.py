@@ -12,14 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 import pynetdicom
+from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
-from apps.medical.pacs.config import Address, Bounds
+from apps.medical.pacs.config import SEND_BUFFER, Address, Bounds
 from apps.medical.pacs.service import ConnectionLost
 from core.errors import ResourceError
 
@@ -111,6 +113,9 @@ class Caller:
         )
         if not association.is_established:
             raise self._refusal(association)
+        connection = association.dul.socket.socket if association.dul.socket else None
+        if connection is not None:
+            connection.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)
         with watch.over(association):
             try:
                 yield association
@@ -127,6 +132,11 @@ class Caller:
             return ResourceError(
                 f"{self.address.url}: the PACS rejected the association as '{self.aet}' ({why}); "
                 "ask for this AE title to be registered there, and check the one after dicom://"
+            )
+        if association.rejected_contexts:
+            names = {UID(str(c.abstract_syntax)).name for c in association.rejected_contexts}
+            return ResourceError(
+                f"{self.address.url}: this PACS takes none of: {', '.join(sorted(names))}"
             )
         return ConnectionLost(
             f"{self.address.url}: no DICOM connection (no answer within {self.bounds.timeout:g} s, "

@@ -22,6 +22,9 @@ from core.errors import UsageError
 
 USER, PASSWORD = "TRIPTYCH_PACS_USER", "TRIPTYCH_PACS_PASSWORD"
 FORMS = "http(s)://HOST[:PORT]/PATH for DICOMweb or dicom://AET@HOST:PORT for the DICOM protocol"
+# Bytes that the system may hold back when sending: on a slow line several MB would take longer to
+# leave than the silence that we bear.
+SEND_BUFFER = 2**18
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

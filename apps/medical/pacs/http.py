@@ -6,13 +6,16 @@ No proxy, no .netrc, no redirection, no compression. Answers are counted while t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
+from urllib3.connection import HTTPConnection
 
-from apps.medical.pacs.config import Bounds, Login
+from apps.medical.pacs.config import SEND_BUFFER, Bounds, Login
 from apps.medical.pacs.service import ConnectionLost, plain_text
 from core.errors import DataError, ResourceError
 
@@ -57,6 +60,8 @@ class Session(requests.Session):
         self.trust_env = False
         self.headers["Accept-Encoding"] = "identity"  # small bodies could unfold to huge ones
         self._limit = bounds.answer_bytes
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter())
         if login.user:
             # As UTF-8 (RFC 7617); requests would take Latin-1.
             self.auth = HTTPBasicAuth(login.user.encode(), login.password.encode())
@@ -87,6 +92,13 @@ class Session(requests.Session):
                 response._content = b"".join(bounded(response.iter_content(CHUNK), self._limit))
                 response._content_consumed = True
         return response
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        buffer = (SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)
+        options["socket_options"] = [*HTTPConnection.default_socket_options, buffer]
+        super().init_poolmanager(*args, **options)
 
 
 def bounded(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:

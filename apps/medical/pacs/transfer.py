@@ -17,7 +17,7 @@ from typing import Any
 from apps.medical.pacs.config import Query, is_uid
 from apps.medical.pacs.service import Instance, Item, Pacs, Series, patiently
 from core.errors import DataError, ResourceError
-from core.files import atomic_path
+from core.files import atomic_path, require_writable
 from core.progress import Progress, SilentProgress, Task
 
 DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR: a table of files, which no PACS stores
@@ -66,11 +66,13 @@ def pull(
     with the reasons, their sums, and ``stopped``, one line when the PACS or this machine ended the
     transfer. Received files stay whatever happens.
 
-    Raises DataError when nothing matches, UsageError when too much does, ResourceError when the
-    PACS cannot be reached or refuses the search.
+    Raises DataError when nothing matches, UsageError when too much does or ``out`` is a file,
+    ResourceError when the PACS cannot be reached or refuses the search, or ``out`` the writing.
     """
     progress = progress or SilentProgress()
     started = time.monotonic()
+    if not dry_run:
+        require_writable(Path(out), ())
     plans = _plan(pacs, query, Path(out), progress)
     stopped = None
     if not dry_run:
