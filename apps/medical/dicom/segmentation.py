@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 # Of the source's in-plane voxel edge: how far labels may lie from the slices they are written for.
 TOLERANCE = 0.01
-# A SEG from a multi-frame image needs one source per slice; highdicom gets these in their place.
-_SINGLE_FRAME = "1.2.840.10008.5.1.4.1.1.4"
+# The class (MR Image) of the single-frame stand-ins that highdicom gets for each slice, be it a
+# frame of a multi-frame image or an instance of a class that highdicom does not know.
+_STAND_IN = "1.2.840.10008.5.1.4.1.1.4"
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -234,7 +235,7 @@ def _sources(
     volume: Volume,
     cleaner: Deidentifier | None,
 ) -> list[Dataset]:
-    """One small single-frame header per slice: what highdicom copies, and no more.
+    """One small stand-in header per slice: what highdicom copies, and no more.
 
     The spacing between slices is the measured one: the element of that name is a gap in some
     archives and wrong in others.
@@ -257,16 +258,15 @@ def _sources(
     common.PositionReferenceIndicator = ""
     common.SpacingBetweenSlices = format_number_as_ds(float(volume.spacing[2]))
     common.Rows, common.Columns = volume.shape[1], volume.shape[0]
-    lossy = str(reference.get("LossyImageCompression") or "00")
-    common.LossyImageCompression = lossy if lossy in ("00", "01") else "00"
+    if reference.get("LossyImageCompression") == "01":  # once lossy, always so (C.7.6.1.1.5)
+        common.LossyImageCompression = "01"
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if reference.get(keyword):
+                setattr(common, keyword, reference[keyword].value)
     made = []
     for place in slices:
         source = deepcopy(common)
-        several = place.frame is not None
-        source.SOPClassUID = _SINGLE_FRAME if several else place.sop_class
-        source.SOPInstanceUID = new_uid() if several else place.instance
-        if cleaner is not None and not several:
-            source.SOPInstanceUID = cleaner.uid(place.instance)
+        source.SOPClassUID, source.SOPInstanceUID = _STAND_IN, new_uid()
         source.ImagePositionPatient = _decimals(place.position)
         source.ImageOrientationPatient = _decimals(place.orientation)
         source.PixelSpacing = _decimals(place.spacing)
@@ -392,11 +392,9 @@ def _refer(
     slices: Sequence[_Slice],
     cleaner: Deidentifier | None,
 ) -> None:
-    """Turn references to the stand-ins of a multi-frame image into references to its frames."""
+    """Turn references to the stand-ins into references to the instances and frames themselves."""
     from pydicom.dataset import Dataset
 
-    if slices[0].frame is None:
-        return
     stand_ins = {str(source.SOPInstanceUID): place for source, place in zip(sources, slices)}
 
     def uid(place: _Slice) -> str:
@@ -409,7 +407,8 @@ def _refer(
                 if place is not None:  # else done: segments in one slice share the item
                     item.ReferencedSOPClassUID = place.sop_class
                     item.ReferencedSOPInstanceUID = uid(place)
-                    item.ReferencedFrameNumber = place.frame
+                    if place.frame is not None:
+                        item.ReferencedFrameNumber = place.frame
     files = {place.instance: place for place in slices}
     for holder, keyword in (
         (made, "SourceImageSequence"),

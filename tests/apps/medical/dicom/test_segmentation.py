@@ -335,6 +335,36 @@ def test_labels_beside_the_series_grid_are_refused(axial, tmp_path, names, chang
     assert not (tmp_path / "seg.dcm").exists()
 
 
+def test_classes_that_only_their_maker_knows(tmp_path, series, phantom, names) -> None:
+    def edit(dataset: Any, k: int) -> None:
+        dataset.SOPClassUID = "1.3.46.670589.11.0.0.12.1"  # a private MR class
+
+    series(tmp_path / "in", edit=edit)
+    volume = open_volume(tmp_path / "in")
+    labels = phantom(volume.shape, volume.affine)
+    path = write_seg(tmp_path / "seg.dcm", labels, volume, names, algorithm=ALGORITHM)
+    content = read_seg(path, like=volume)
+    assert np.array_equal(content.volume.array, labels)
+    assert content.instances == volume.store.sop_uids
+    source = pydicom.dcmread(path).SourceImageSequence[0]
+    assert source.ReferencedSOPClassUID == "1.3.46.670589.11.0.0.12.1"
+
+
+def test_says_that_the_source_was_compressed_with_loss(tmp_path, series, names) -> None:
+    def edit(dataset: Any, k: int) -> None:
+        dataset.LossyImageCompression, dataset.LossyImageCompressionRatio = "01", 12.5
+        dataset.LossyImageCompressionMethod = "ISO_10918_1"
+
+    series(tmp_path / "in", shape=(8, 8, 3), edit=edit)
+    volume = open_volume(tmp_path / "in")
+    ones = np.ones(volume.shape, np.uint8)
+    made = pydicom.dcmread(
+        write_seg(tmp_path / "seg.dcm", ones, volume, names, algorithm=ALGORITHM)
+    )
+    assert (made.LossyImageCompression, made.LossyImageCompressionRatio) == ("01", 12.5)
+    assert made.LossyImageCompressionMethod == "ISO_10918_1"
+
+
 def test_a_series_without_frame_of_reference_is_refused(tmp_path, series, names) -> None:
     def edit(dataset: Any, k: int) -> None:
         del dataset.FrameOfReferenceUID
