@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from apps.medical.data.datasets import read_patients
+from apps.medical.data.layouts import LABEL_FOLDERS
 from apps.medical.data.volume import case_name, is_volume_file, peek, suffix_of
 from core.errors import DataError, UsageError
 
@@ -71,6 +72,11 @@ def open_labelled(path: Path | str) -> LabelledData:
         raise DataError(f"{root}: no such data set folder")
     root = root.resolve()
     table = root / "labels.csv"
+    if not table.is_file() and any((root / name).is_dir() for name in LABEL_FOLDERS):
+        raise DataError(
+            f"{root}: looks like a data set of masks, not of classes; `train` takes it, or write "
+            "labels.csv (image,label)"
+        )
     rows, problems = _table(root, table) if table.is_file() else (_folders(root), [])
     problems += [f"{f.name}: is listed but not there" for f, _, _ in rows if not f.is_file()]
     rows = [row for row in rows if row[0].is_file()]
@@ -163,6 +169,14 @@ def rank_and_channels(data: LabelledData) -> tuple[int, int]:
     if len(ranks) > 1:
         raise DataError(f"{data.root}: pictures and volumes together; keep one kind in a folder")
     return ranks.pop(), max(found.channels for found in seen)
+
+
+def looks_labelled(path: Path, classes: Sequence[str]) -> bool:
+    """Whether there is a table of labels, or folders named like two of ``classes``."""
+    if not path.is_dir():
+        return path.name == "labels.csv"
+    folders = {f.name for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")}
+    return (path / "labels.csv").is_file() or len(folders & set(classes)) >= 2
 
 
 def only(data: LabelledData, kind: Kind) -> LabelledData:

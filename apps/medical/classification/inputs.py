@@ -43,7 +43,11 @@ class ImagePreparation(StrictModel):
 
     def read(self, file: Path) -> Tensor:
         """Float32 (channels, *size).  Raises DataError, also for NaN or infinite values."""
-        image = _resized(_canonical(file, self.rank, self.channels), self.size)
+        return self.fitted(torch.from_numpy(canonical(file, self.rank, self.channels)))
+
+    def fitted(self, image: Tensor) -> Tensor:
+        """An image (channels, *S) of stored values as (channels, *size)."""
+        image = _resized(image, self.size)
         dims = tuple(range(1, self.rank + 1))
         if self.mean is None or self.std is None:
             mean, std = image.mean(dims, keepdim=True), image.std(dims, keepdim=True)
@@ -88,7 +92,8 @@ def fit_images(
     sums = torch.zeros(2, channels, dtype=torch.float64)
     with (progress or SilentProgress()).task("intensities", total=len(chosen)) as task:
         for case in chosen:
-            image = _resized(_canonical(case.file, rank, channels), size).double().flatten(1)
+            image = torch.from_numpy(canonical(case.file, rank, channels))
+            image = _resized(image, size).double().flatten(1)
             sums += torch.stack((image.mean(1), image.square().mean(1)))
             task.advance(1)
     mean, square = sums / len(chosen)
@@ -149,8 +154,11 @@ class PreparedInputs:
         return value
 
 
-def _canonical(file: Path, rank: int, channels: int) -> np.ndarray:
-    """(channels, *S) of a file, before it is resized."""
+def canonical(file: Path, rank: int, channels: int) -> np.ndarray:
+    """Float32 (channels, *S) of a file, in RAS and cropped to what is not zero if it is a volume.
+
+    Raises DataError for other channels, NaN or infinite values, and what ``read_image`` refuses.
+    """
     volume = read_image(file)
     array = to_canonical([volume], rank, str(file)).array.astype(np.float32)
     if not np.isfinite(array).all():
@@ -162,12 +170,11 @@ def _canonical(file: Path, rank: int, channels: int) -> np.ndarray:
     if rank == 3:
         box = nonzero_box(array)
         array = array if box is None else array[(slice(None), *box)]
-    return array
+    return np.ascontiguousarray(array)
 
 
-def _resized(array: np.ndarray, size: Sequence[int]) -> Tensor:
+def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
     """(C, *S) -> (C, *size): linear, smoothed where it shrinks, one axis after the other."""
-    image = torch.from_numpy(np.ascontiguousarray(array))
     for axis, wanted in enumerate(size, 1):
         if image.shape[axis] == wanted:
             continue

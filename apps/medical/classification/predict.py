@@ -20,6 +20,7 @@ from apps.medical.classification.data import (
     BAG_SUFFIXES,
     LabelledCase,
     LabelledData,
+    looks_labelled,
     open_labelled,
     relabelled,
 )
@@ -111,7 +112,7 @@ def _cases(
 ) -> tuple[list[LabelledCase], LabelledData | None]:
     """What to classify; with the data set where ``inputs`` is one with labels."""
     kind = model.spec.preparation.kind
-    if len(inputs) == 1 and _looks_labelled(inputs[0], model.spec.classes):
+    if len(inputs) == 1 and looks_labelled(inputs[0], model.spec.classes):
         data = relabelled(open_labelled(inputs[0]), model.spec.classes, str(model.folder))
         if data.kind != kind:
             raise UsageError(f"{data.root}: holds {data.kind}, this model classifies {kind}")
@@ -129,14 +130,6 @@ def _cases(
     if len({name for name, _ in named}) < len(named):
         raise UsageError("two inputs have one name; rename one or classify them in two calls")
     return [LabelledCase(id=n, file=f, label=-1, patient=n) for n, f in named], None
-
-
-def _looks_labelled(path: Path, classes: Sequence[str]) -> bool:
-    """A table of labels, or nothing but folders that are named like the model's classes."""
-    if not path.is_dir():
-        return path.name == "labels.csv"
-    folders = {f.name for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")}
-    return (path / "labels.csv").is_file() or len(folders & set(classes)) >= 2
 
 
 def _ensemble(

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from apps.medical.classification.bags import require_unseen
 from apps.medical.classification.catalog import BAGS
 from apps.medical.classification.data import (
     LabelledCase,
@@ -300,6 +301,7 @@ def _train_fold(
     preparation: ImagePreparation | BagPreparation
     network: ClassifierNetwork | BagNetwork
     if data.kind == "bags":
+        require_unseen(data, validation)
         preparation = fit_bags(training)
         network = BagNetwork(
             name=name,  # one of BAGS, see train_classifier

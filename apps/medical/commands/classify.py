@@ -11,7 +11,7 @@ from core import cli
 from core.cli import Device, Force, Json, Quiet, Seed, Threads
 from core.errors import DataError, UsageError, unknown
 
-ACTIONS = ("train", "predict")
+ACTIONS = ("train", "predict", "bags")
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def classify(
-        action: Annotated[str, typer.Argument(help="train or predict.", show_default=False)],
+        action: Annotated[str, typer.Argument(help="train, predict or bags.", show_default=False)],
         inputs: Annotated[
             list[Path],
             typer.Argument(
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         ],
         out: Annotated[Path, typer.Option(help="Run folder, or folder of predictions.")],
         model: Annotated[
-            Path | None, typer.Option(help="predict: folder of a trained classifier.")
+            Path | None, typer.Option(help="predict, bags: folder of a trained classifier.")
         ] = None,
         network: Annotated[
             str,
@@ -59,6 +59,9 @@ def register(app: typer.Typer) -> None:
         mirror: Annotated[
             bool, typer.Option(help="train: mirror images; not where left and right matter.")
         ] = True,
+        tile: Annotated[
+            int, typer.Option(help="bags: side of the tiles that pictures are cut into.", min=8)
+        ] = 128,
         option: Annotated[
             list[str] | None, typer.Option(help="train: network option, e.g. --option depth=4.")
         ] = None,
@@ -96,10 +99,14 @@ def register(app: typer.Typer) -> None:
         from core.progress import get_progress
 
         progress = get_progress(quiet or json)
-        if action == "predict":
+        if action != "train":
             if model is None:
-                raise UsageError("classify predict: give --model, the folder that train wrote")
-            _predict(inputs, model, out, seed, cli.pick_device(device), force, json, progress)
+                raise UsageError(f"classify {action}: give --model, the folder that train wrote")
+            where = cli.pick_device(device)
+            if action == "bags":
+                _bags(inputs, model, out, tile, where, force, json, progress)
+            else:
+                _predict(inputs, model, out, seed, where, force, json, progress)
             return
         if model is not None or len(inputs) != 1:
             raise UsageError("classify train: give one data set, --out and --network, no --model")
@@ -157,6 +164,29 @@ def register(app: typer.Typer) -> None:
         cli.emit(
             {"run": str(out), "folds": [r.report() for r in results]}, as_json=json, human=show
         )
+
+
+def _bags(
+    inputs: list[Path],
+    model: Path,
+    out: Path,
+    tile: int,
+    device: Any,
+    force: bool,
+    json: bool,
+    progress: Any,
+) -> None:
+    from apps.medical.classification.bags import make_bags
+
+    report = make_bags(inputs, model, out, tile=tile, device=device, force=force, progress=progress)
+
+    def show() -> None:
+        for name, count in report["bags"].items():
+            print(f"{name}: {count} tiles")
+        if report["labelled"]:
+            print(f"\nnext: run.py classify train {out} --network r2t_mil --out RUN")
+
+    cli.emit(report, as_json=json, human=show)
 
 
 def _predict(

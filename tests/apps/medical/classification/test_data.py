@@ -80,6 +80,13 @@ def test_images_and_bags_together_are_refused(tmp_path: Path) -> None:
         open_labelled(tmp_path)
 
 
+def test_masks_are_no_class(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        picture(tmp_path / folder / "a.png")
+    with pytest.raises(DataError, match="a data set of masks"):
+        open_labelled(tmp_path)
+
+
 def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such data set"):
         open_labelled(tmp_path / "gone")
