@@ -16,7 +16,7 @@ from typing import Any
 
 from apps.medical.pacs.config import Query, is_uid
 from apps.medical.pacs.service import Instance, Item, Pacs, Series, patiently
-from core.errors import DataError, ResourceError
+from core.errors import DataError, ResourceError, UsageError
 from core.files import atomic_path, require_writable
 from core.progress import Progress, SilentProgress, Task
 
@@ -71,9 +71,12 @@ def pull(
     """
     progress = progress or SilentProgress()
     started = time.monotonic()
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; --out needs a folder")
     if not dry_run:
-        require_writable(Path(out), ())
-    plans = _plan(pacs, query, Path(out), progress)
+        require_writable(out, ())
+    plans = _plan(pacs, query, out, progress)
     stopped = None
     if not dry_run:
         total = sum(len(plan.missing) for plan in plans)
