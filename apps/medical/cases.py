@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from apps.medical.data.volume import (
     Volume,
     case_name,
     is_volume_file,
+    read_image,
     suffix_of,
 )
 from core.errors import DataError, UsageError
@@ -113,26 +114,42 @@ def _origin(case: CaseInput) -> Path | str:
     return case.files[0] if case.files else case.name
 
 
-def provenance(case: CaseInput) -> list[dict[str, Any]]:
+def provenance(case: CaseInput, *, deidentify: bool = False) -> list[dict[str, Any]]:
     """What the case was read from, for its manifest: paths and SHA-256.
 
-    A DICOM series is its source, its UID and the digest of its files' digests in slice order.
+    A DICOM series is its source, its UID and the digest of its files' digests in slice order; with
+    ``deidentify`` the digest alone, for folders' names and UIDs lead back to the patient.
     """
     found: list[dict[str, Any]] = [
         {"path": str(file), "sha256": sha256(file)} for file in case.files
     ]
     for info in case.series:
-        together = hashlib.sha256("".join(sha256(file) for file in info.files).encode())
-        found.append(
-            {
-                "path": str(info.source),
-                "series": info.uid,
-                "part": info.part,
-                "files": len(info.files),
-                "sha256": together.hexdigest(),
-            }
-        )
+        about: dict[str, Any] = {"files": len(info.files), "sha256": _series_digest(info)}
+        if not deidentify:
+            about = {"path": str(info.source), "series": info.uid, "part": info.part} | about
+        found.append(about)
     return found
+
+
+def read_again(entry: Mapping[str, Any], *, channels_last_axis: bool = False) -> Volume:
+    """The image that an entry of ``provenance`` names. DataError where it moved or changed,
+    KeyError where the entry does not say."""
+    path, known = Path(entry["path"]), entry["sha256"]
+    if "series" in entry:
+        from apps.medical.dicom.series import list_series
+        from apps.medical.dicom.volume import read_series
+
+        for info in list_series(path):
+            same = (info.uid, info.part) == (entry["series"], entry["part"])
+            if same and not info.refusal and _series_digest(info) == known:
+                return read_series(info)
+    elif path.is_file() and sha256(path) == known:
+        return read_image(path, channels_last_axis=channels_last_axis)
+    raise DataError(f"{path}: moved or changed since it was segmented")
+
+
+def _series_digest(info: SeriesInfo) -> str:
+    return hashlib.sha256("".join(sha256(file) for file in info.files).encode()).hexdigest()
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -197,7 +197,7 @@ def _manifest(
         "format": 1,
         "case": case.name,
         "created": now(),
-        "inputs": provenance(case),
+        "inputs": provenance(case, deidentify=options.deidentify),
         "outputs": {file.name: sha256(file) for file in sorted(folder.iterdir())},
         "model": {
             "name": spec.name,

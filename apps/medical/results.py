@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from apps.medical.cases import read_again
 from apps.medical.data.volume import (
     Volume,
     case_name,
     is_volume_file,
-    read_image,
     read_label,
     write_label_like,
 )
@@ -291,10 +291,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _images(source: Result) -> list[Volume]:
     """The images the source was made from, or none when they moved or changed."""
     try:
-        listed = [(Path(i["path"]), i["sha256"]) for i in source.manifest.get("inputs", [])]
-        if not all(file.is_file() and sha256(file) == known for file, known in listed):
-            return []
         last_axis = bool(source.manifest.get("channels_last_axis"))
-        return [read_image(file, channels_last_axis=last_axis) for file, _ in listed]
+        return [
+            read_again(entry, channels_last_axis=last_axis)
+            for entry in source.manifest.get("inputs", [])
+        ]
     except (KeyError, TypeError, TriptychError):
         return []

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from apps.medical.cases import find_cases
+from apps.medical.cases import find_cases, provenance, read_again
 from apps.medical.data.volume import same_grid
 from core.errors import UsageError
 
@@ -117,6 +117,30 @@ def test_images_win_over_dicom_unless_a_series_is_asked_for(study, write_volume,
     assert case.series[0].number == 1
     with pytest.raises(UsageError, match="--series chooses from DICOM"):
         find_cases(study / "scan.nii.gz", dicom=True, series=["T1"])
+
+
+def test_a_derived_result_shows_the_series_again(command, study, tmp_path, model_3d) -> None:
+    """postprocess finds the image by the manifest, as long as it has not changed."""
+    out = tmp_path / "out"
+    line = ("predict", study, "--model", model_3d, "--series", "T1", "--no-report", "--out", out)
+    assert command(*line)[0] == 0
+    clean = ("postprocess", out, "--keep-largest", "--out")
+    assert command(*clean, tmp_path / "one")[0] == 0
+    assert (tmp_path / "one" / "study" / "overlay.png").is_file()
+    next((study / "T1 axial").iterdir()).unlink()
+    assert command(*clean, tmp_path / "two")[0] == 0
+    assert not (tmp_path / "two" / "study" / "overlay.png").exists()
+
+
+def test_a_deidentified_manifest_leads_back_to_nobody(study) -> None:
+    (case,) = find_cases(study, dicom=True, series=["T1"])
+    (entry,) = provenance(case, deidentify=True)
+    assert set(entry) == {"files", "sha256"}
+    (full,) = provenance(case)
+    assert full["sha256"] == entry["sha256"]
+    assert read_again(full).shape == SHAPE
+    with pytest.raises(KeyError):
+        read_again(entry)
 
 
 @pytest.mark.parametrize(
