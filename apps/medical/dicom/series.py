@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from apps.medical.dicom.sources import Source
 
 
+# What may lie beside the slices under their UID, and is no slice: scouts, screenshots, objects.
+BESIDE = ("is a localizer", "is in colour", "holds no image", "is a segmentation", "is an RT dose")
+
+
 @dataclass(frozen=True)
 class SeriesInfo:
     """One volume of a source, or something else that lies there and cannot be segmented.
@@ -108,20 +112,21 @@ def _entries(group: list[Instance], source: Source, notes: Sequence[str]) -> lis
     """The volumes of what shares one series UID, or one entry that says why there is none."""
     from apps.medical.dicom import geometry
 
-    trouble = _unlike(group)
-    if trouble:
-        return [_refused(group, source, notes, trouble)]
     refusals = Counter(instance.refusal for instance in group if instance.refusal)
     usable = [instance for instance in group if not instance.refusal]
+    trouble = _unlike(group, usable or group)
+    if trouble:
+        return [_refused(group, source, notes, trouble)]
     if not usable:
         return [_refused(group, source, notes, refusals.most_common(1)[0][0])]
+    faults = [(text, n) for text, n in refusals.most_common() if not text.startswith(BESIDE)]
+    if faults:  # a slice that cannot be read would leave a hole, at the end of a stack unseen
+        text, count = faults[0]
+        text = f"cannot be used whole: of {len(group)} files {count} say: {text}"
+        return [_refused(group, source, notes, text)]
     if refusals:
-        # A localizer among the slices is left out; a truncated slice would leave a hole.
         text, count = refusals.most_common(1)[0]
-        if not text.startswith("is a localizer"):
-            text = f"cannot be used whole: of {len(group)} files {count} say: {text}"
-            return [_refused(group, source, notes, text)]
-        notes = [*notes, f"{count} localizer images left out"]
+        notes = [*notes, f"{sum(refusals.values())} files left out: the first {text}"]
     usable, same, trouble = _distinct(usable)
     if trouble:
         return [_refused(group, source, notes, trouble)]
@@ -157,14 +162,13 @@ def _entries(group: list[Instance], source: Source, notes: Sequence[str]) -> lis
     return entries
 
 
-def _unlike(group: list[Instance]) -> str:
+def _unlike(group: list[Instance], images: list[Instance]) -> str:
     """What shows that files of one series UID do not belong together, or ""."""
     if len({instance.patient for instance in group}) > 1:
         return "mixes several patients under one series UID; export each patient again"
-    images = [i for i in group if i.rows > 0] or group
     for what, values in (
         ("study", {i.study_uid for i in group}),
-        ("modality", {i.modality for i in group}),
+        ("modality", {i.modality for i in images}),
         ("series number", {i.number for i in images}),
         ("frame of reference", {i.frame_of_reference_uid for i in images}),
     ):

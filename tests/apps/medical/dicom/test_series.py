@@ -248,16 +248,25 @@ def test_a_three_plane_scout_without_the_word(write, tmp_path) -> None:
     assert "slices in 3 orientations" in only(tmp_path / "in").refusal
 
 
-def test_a_scout_within_a_series_is_left_out(write, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "is a localizer"),
+        ({"SamplesPerPixel": 3, "FrameOfReferenceUID": ""}, "is in colour"),
+    ],
+)
+def test_scouts_and_screenshots_within_a_series_are_left_out(
+    write, tmp_path, change, words
+) -> None:
     def edit(dataset, k):
         if k == 0:
-            dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-            dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+            for keyword, value in change.items():
+                setattr(dataset, keyword, value)
 
     write(edit=edit)
     info = only(tmp_path / "in")
     assert (info.refusal, info.slices) == ("", 4)
-    assert info.notes == ("1 localizer images left out",)
+    assert info.notes[0].startswith(f"1 files left out: the first {words}")
 
 
 def test_one_slice(write, tmp_path) -> None:
