@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import RLELossless
+
+# The smallest file that readers take for a PDF.
+PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
 
 
 def same(left, right) -> bool:
@@ -158,3 +162,38 @@ def test_move_to_a_title_that_the_archive_does_not_know(
     assert report["missing"] == 3
     assert "C-MOVE" in " ".join(report["series"][0]["why"])
     assert "3 of 3 images are missing" in errors
+
+
+def test_a_series_its_segmentation_and_its_report_make_the_round(
+    command, archive, reach, make_series, pulled, tmp_path
+) -> None:
+    """What the program writes, the archive takes and gives back, and it can still be read."""
+    from apps.medical.dicom.encapsulate import write_pdf
+    from apps.medical.dicom.segmentation import Algorithm, read_seg, write_seg
+    from apps.medical.dicom.series import list_series
+    from apps.medical.dicom.volume import read_series
+
+    made, out = make_series(slices=4, size=32), tmp_path / "case"
+    (info,) = list_series(made.folder)
+    volume = read_series(info)
+    labels = np.zeros(volume.array.shape, np.uint8)
+    labels[3:9, 5:20, 1:3], labels[20:, 2:5, 2:] = 1, 2
+    out.mkdir()
+    algorithm = Algorithm(name="test", version="1")
+    write_seg(out / "seg.dcm", labels, volume, {1: "one", 2: "two"}, algorithm=algorithm)
+    write_pdf(out / "report.dcm", PDF, volume, "Report")
+    code, report, errors = command("push", out, made.folder, *reach[:2])
+    assert code == 0, errors
+    assert report["stored"] == 6
+    line = ("pull", *reach, "--study", made.study, "--out", tmp_path / "back")
+    code, report, errors = command(*line)
+    assert code == 0, errors
+    assert report["received"] == 6
+    assert {series["modality"] for series in report["series"]} == {"MR", "SEG", "DOC"}
+    found = {path.stem: path for path in (tmp_path / "back").rglob("*.dcm")}
+    for path in out.iterdir():
+        assert same(path, found[pydicom.dcmread(path).SOPInstanceUID])
+    (seg,) = (path for path in found.values() if pydicom.dcmread(path).Modality == "SEG")
+    again = read_seg(seg, like=volume)
+    assert again.names == {1: "one", 2: "two"}
+    assert np.array_equal(again.volume.array, labels)
