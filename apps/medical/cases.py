@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 class CaseInput:
     """One case to segment: a file or DICOM series per channel, or one file or array with all.
 
-    ``error`` is what is wrong with a DICOM source, for the case to fail with while others are done.
+    ``error`` is what is wrong with a DICOM source, for the case to fail with while others are done;
+    ``note`` is what a reader of the result must know of the choice of series.
     """
 
     name: str
@@ -48,6 +49,7 @@ class CaseInput:
     volumes: tuple[Volume, ...] = ()
     series: tuple[SeriesInfo, ...] = ()
     error: str = ""
+    note: str = ""
 
 
 def files_per_case(plan: Plan) -> int:
@@ -209,7 +211,11 @@ def _dicom_cases(
             + ("channel with --series, in order" if per_case > 1 else "--series")
         )
     if per_case > 1 or len(chosen) == 1:
-        return [CaseInput(name=name, series=tuple(chosen))]
+        note = ""
+        if not wanted and sum(not info.refusal for info in found) > len(chosen):
+            taken = ", ".join(f"'{info.title}'" for info in chosen)
+            note = f"of {len(found)} series {taken} was taken by rule; --series chooses another"
+        return [CaseInput(name=name, series=tuple(chosen), note=note)]
     numbers = [info.number for info in chosen]
     telling = len(set(numbers)) == len(numbers) and None not in numbers
     return [

@@ -245,6 +245,8 @@ def _read(
 
     if case.error:
         raise DataError(case.error)
+    if case.note:
+        result.warnings.append(case.note)
     volumes = (
         list(case.volumes)
         or _read_series(case)

@@ -149,6 +149,16 @@ def _mode(file: Path) -> int:
 _UNPACKED: dict[tuple[str, int, int], tuple[tempfile.TemporaryDirectory[str], Source]] = {}
 
 
+def release(path: Path | str | None = None) -> None:
+    """Remove what was unpacked from ``path``, or from all archives, before the process ends.
+
+    For programs that run on: what was read from there can no longer be read again.
+    """
+    wanted = None if path is None else str(Path(path).resolve())
+    for key in [key for key in _UNPACKED if wanted in (None, key[0])]:
+        _UNPACKED.pop(key)[0].cleanup()
+
+
 def _unpacked(path: Path) -> Source:
     about = path.stat()
     key = (str(path.resolve()), about.st_mtime_ns, about.st_size)
@@ -158,7 +168,7 @@ def _unpacked(path: Path) -> Source:
 
 
 def _unpack(path: Path, size: int) -> tuple[tempfile.TemporaryDirectory[str], Source]:
-    folder = tempfile.TemporaryDirectory(prefix="triptych-")  # mode 0700
+    folder = tempfile.TemporaryDirectory(prefix="triptych-dicom-")  # mode 0700
     try:
         with zipfile.ZipFile(path) as archive:
             members = _checked_members(path, archive)

@@ -119,6 +119,19 @@ def test_images_win_over_dicom_unless_a_series_is_asked_for(study, write_volume,
         find_cases(study / "scan.nii.gz", dicom=True, series=["T1"])
 
 
+def test_a_choice_by_rule_is_said(command, study, tmp_path, make_plan, save_small) -> None:
+    model = save_small(
+        tmp_path / "model", make_plan(channels=1).model_copy(update={"channels": ["T2"]})
+    )
+    line = ("predict", study, "--model", model, "--no-report", "--out", tmp_path / "out")
+    code, report, _ = command(*line)
+    assert code == 0
+    (case,) = report["cases"]
+    assert "of 2 series 'T2 axial' was taken by rule; --series chooses another" in case["warnings"]
+    (case,) = command(*line, "--series", "T2", "--force")[1]["cases"]
+    assert not [text for text in case["warnings"] if "by rule" in text]
+
+
 def test_a_derived_result_shows_the_series_again(command, study, tmp_path, model_3d) -> None:
     """postprocess finds the image by the manifest, as long as it has not changed."""
     out = tmp_path / "out"

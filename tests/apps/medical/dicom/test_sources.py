@@ -106,6 +106,11 @@ def test_a_zip_lists_what_the_folder_lists(tmp_path, study) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert len(list(folder.iterdir())) == 3  # the text was not unpacked
     assert list_series(archive)[0].files == zipped.files  # and not unpacked twice
+    sources.release(archive)
+    assert not folder.exists()
+    assert list_series(archive)[0].slices == 3
+    sources.release()
+    assert not sources._UNPACKED
 
 
 @pytest.mark.parametrize(
