@@ -171,6 +171,10 @@ def _spec(metadata: dict[str, Any], folder: Path) -> ModelSpec:
             f"{folder / METADATA}: format {metadata['format']!r} is newer than this program (1); "
             "update it"
         )
+    if metadata.get("task") == "classification":
+        raise DataError(
+            f"{folder / METADATA}: is a classifier; use it with `classify predict --model {folder}`"
+        )
     try:
         return validate(ModelSpec, metadata, str(folder / METADATA))
     except UsageError as error:  # the file is wrong, not the command line

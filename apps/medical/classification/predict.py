@@ -77,6 +77,14 @@ def classify(
     if not kept:
         raise DataError(f"none of {len(cases)} cases could be read; first: {failed[cases[0].id]}")
     p, features = np.concatenate(found), np.concatenate(vectors)
+    known = {mark for spec in loaded.specs for mark in spec.training.get("seen", ())}
+    seen = [case.id for case in kept if sums[case.id][:16] in known]
+    warnings = []
+    if seen:
+        warnings.append(
+            f"{len(seen)} of {len(kept)} cases were trained on (by content), first {seen[0]}: what is "
+            "said of them, and every score they are part of, is too good"
+        )
     classes = loaded.spec.classes
     report: dict[str, Any] = {
         "disclaimer": DISCLAIMER,
@@ -93,6 +101,8 @@ def classify(
             for case, row in zip(kept, p, strict=True)
         },
         "failed": failed,
+        "warnings": warnings,
+        "trained_on": seen,
         "scores": None if data is None else _scores(p, features, kept, classes, seed),
         "weights": [
             sha256(file)

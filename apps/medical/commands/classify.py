@@ -210,6 +210,8 @@ def _predict(
             print(f"{name}: {case['class']} ({case['probabilities'][case['class']]:.3f})")
         for name in report["failed"]:
             print(f"{name}: failed")
+        for warning in report["warnings"]:
+            print(f"warning: {warning}")
         print("\n".join(described(report["scores"] or {})), end="\n" if report["scores"] else "")
         print(f"written to {out}. {DISCLAIMER}")
 

@@ -17,6 +17,7 @@ from apps.medical.classification.train import (
     summarise,
     train_classifier,
 )
+from apps.medical.store import load_model
 from core.errors import DataError, UsageError
 from core.weights.folder import read_tensors
 
@@ -115,6 +116,8 @@ def test_prediction_equals_validation_and_scores_a_labelled_folder(
     for name, case in validated.items():
         assert report["cases"][name]["probabilities"] == pytest.approx(case["probabilities"])
     assert report["scores"]["images"]["n"] == 24
+    assert set(report["trained_on"]) == set(report["cases"]) - set(validated)
+    assert "trained on" in report["warnings"][0]
     assert report["scores"]["patient_to_patient"]["queries"] == 12
     rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
     assert rows[0] == "case,class,board,stripes"
@@ -190,9 +193,11 @@ def test_wrong_names_leave_no_run(
     assert not (tmp_path / "run").exists()
 
 
-def test_models_of_another_kind_are_refused(model_3d: Path, tmp_path: Path) -> None:
+def test_models_of_another_kind_are_refused(model_3d: Path, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no classifier"):
         load_classifier(model_3d)
+    with pytest.raises(DataError, match="classify predict"):
+        load_model(teacher / "fold_0")
     with pytest.raises(UsageError, match="no trained classifier"):
         load_classifier(tmp_path)
 
