@@ -19,6 +19,7 @@ import pynetdicom
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import PresentationContext
 
 from apps.medical.pacs.config import SEND_BUFFER, Address, Bounds
@@ -103,14 +104,22 @@ class Caller:
         Raises ConnectionLost when nobody answers, ResourceError when the peer rejects us.
         """
         watch = watch or Watch(self.bounds.timeout)
-        association = self._entity.associate(
-            self.address.host,
-            self.address.port,
-            contexts=list(contexts),
-            ae_title=self.address.aet,
-            ext_neg=list(roles),
-            evt_handlers=[*watch.handlers, *handlers],
-        )
+        try:
+            association = self._entity.associate(
+                self.address.host,
+                self.address.port,
+                contexts=list(contexts),
+                ae_title=self.address.aet,
+                ext_neg=list(roles),
+                evt_handlers=[*watch.handlers, *handlers],
+            )
+        except OSError as error:  # the name of the host, before anything is sent
+            raise ConnectionLost(
+                f"{self.address.url}: no connection ({error.strerror or error})"
+            ) from error
+        except BaseException:
+            self._close_all()  # an interrupt: its threads would keep the process alive
+            raise
         if not association.is_established:
             raise self._refusal(association)
         connection = association.dul.socket.socket if association.dul.socket else None
@@ -124,6 +133,12 @@ class Caller:
                 raise
             if association.is_established:
                 association.release()
+
+    def _close_all(self) -> None:
+        for thread in threading.enumerate():
+            if isinstance(thread, DULServiceProvider) and thread.assoc.ae is self._entity:
+                hang_up(thread.assoc)
+                thread.kill_dul()
 
     def _refusal(self, association: Association) -> ResourceError:
         if association.is_rejected:

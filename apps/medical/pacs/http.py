@@ -5,6 +5,7 @@ No proxy, no .netrc, no redirection, no compression. Answers are counted while t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
@@ -120,4 +121,6 @@ def _root(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
-    return plain_text(getattr(error, "strerror", None) or error) or type(error).__name__
+    text = plain_text(getattr(error, "strerror", None) or error, 200)
+    # urllib3 begins with its own object, "HTTPSConnection(host='pacs', port=443): ...".
+    return re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", text) or type(error).__name__

@@ -227,10 +227,10 @@ def texts(answer: pydicom.Dataset, keywords: Iterable[str]) -> dict[str, str]:
         raise DataError(f"the PACS's answer cannot be read ({error})") from error
 
 
-def plain_text(value: object) -> str:
-    """At most 64 printable characters: a PACS may send a terminal's control sequences."""
-    text = "" if value is None else str(value)[:256]
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:64]
+def plain_text(value: object, most: int = 64) -> str:
+    """At most so many printable characters: a PACS may send a terminal's control sequences."""
+    text = "" if value is None else str(value)[: 4 * most]
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:most]
 
 
 def _series(answer: pydicom.Dataset, study: str, date: str) -> Series | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -489,3 +492,41 @@ def test_many_kinds_of_files_take_several_associations(tmp_path) -> None:
         offered = {(c.abstract_syntax, c.transfer_syntax[0]) for c in contexts}
         assert {(item.sop_class, item.transfer_syntax) for item in group} <= offered
     assert len(groups) == 4  # 150 x 2 + 150 contexts
+
+
+@pytest.mark.parametrize("when", ["connecting", "retrieving"])
+def test_an_interrupt_ends_the_process(peer, root, tmp_path, when) -> None:
+    """pynetdicom's threads would keep it alive."""
+    reached, over = threading.Event(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        if when == "connecting":
+            url = f"dicom://PEER@127.0.0.1:{mute.getsockname()[1]}"
+            links = []
+            accept = lambda: (links.append(mute.accept()), reached.set())  # noqa: E731
+            threading.Thread(target=accept, daemon=True).start()
+        else:
+            peer.before_image = lambda event, count: count == 2 and (reached.set(), over.wait(60))
+            peer.start()
+            url = peer.url
+        line = ["apps/medical/run.py", "pull", "--url", url, "--patient", "P1"]
+        line += ["--out", str(tmp_path / "out"), "--timeout", "60"]
+        process = subprocess.Popen([sys.executable, *line], cwd=root, stderr=subprocess.PIPE)
+        try:
+            assert reached.wait(60)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+        finally:
+            over.set()
+            process.kill()
+            _, errors = process.communicate()
+    assert b"interrupted" in errors
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == (0 if when == "connecting" else 2)
+    assert not list((tmp_path / "out").rglob(".tmp*"))
+
+
+def test_a_host_that_does_not_exist_is_said(tmp_path) -> None:
+    for url in ("dicom://PEER@pacs.invalid:104", "http://pacs.invalid/x"):
+        pacs = connect(parse_address(url), bounds=Bounds(timeout=5.0, retries=0))
+        with pytest.raises(ConnectionLost, match=r"pacs.invalid.*no connection"):
+            pull(pacs, Query(patient="P1"), tmp_path / "out")
