@@ -59,7 +59,7 @@ def score_cases(
     A figure without meaning (AUROC of positive cases only) is NaN; "undefined" counts resamples.
     Raises DataError naming the case whose map is no detection map or has another shape.
     """
-    picai = need("picai_eval.eval", "detection")
+    picai = _picai("eval")
     found: dict[str, list[tuple[int, float, float]]] = {}
     case_score: dict[str, float] = {}
     patients: list[str] = []
@@ -92,6 +92,15 @@ def score_cases(
     return _figures(found, case_score, patients, false_positives, resamples, seed)
 
 
+def _picai(module: str) -> Any:
+    """A module of picai_eval, which greets on standard output: there a result belongs, no greeting."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    with redirect_stdout(StringIO()):
+        return need(f"picai_eval.{module}", "detection")
+
+
 def _volume(array: np.ndarray, dtype: Any, case: str) -> np.ndarray:
     """(*S) of rank 2 or 3 as a volume: picai_eval's neighbourhoods are those of three axes."""
     array = np.asarray(array)
@@ -110,12 +119,10 @@ def _figures(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    from contextlib import redirect_stdout
-    from io import StringIO
     from warnings import catch_warnings, simplefilter
 
-    metrics = need("picai_eval.metrics", "detection")
-    with catch_warnings(), redirect_stdout(StringIO()):
+    metrics = _picai("metrics")
+    with catch_warnings():
         simplefilter("ignore")  # undefined figures are NaN here, not a message
         authority = metrics.Metrics(lesion_results=dict(found), case_pred=dict(case_score))
         table = Table.of(found, case_score)
@@ -130,6 +137,7 @@ def _figures(
     figures = {name: {"value": value, **intervals[name]} for name, value in point.items()}
     rows = {
         case: {
+            "patient": patient,
             "score": case_score[case],
             "positive": any(t for t, _, _ in lesions),
             "lesions": sum(t for t, _, _ in lesions),
@@ -138,7 +146,7 @@ def _figures(
             # picai_eval's own: (1 a lesion or 0 none, confidence, IoU) of each candidate or miss
             "results": [list(entry) for entry in lesions],
         }
-        for case, lesions in found.items()
+        for (case, lesions), patient in zip(found.items(), patients, strict=True)
     }
     return {
         "cases": len(found),
@@ -241,31 +249,73 @@ class Table:
         )
 
 
+def difference(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """AP and AUROC of one detector minus another's, results of ``score_cases`` on the same cases.
+
+    Every resample of patients is the same for both: what makes a case hard falls away.  Raises
+    DataError where the cases differ.
+    """
+    if set(first["per_case"]) != set(second["per_case"]):
+        raise DataError("the two results are of different cases; score both on the same ones")
+    names = sorted(first["per_case"])
+    patients = [first["per_case"][name]["patient"] for name in names]
+    tables = [
+        Table.of(
+            {name: [tuple(entry) for entry in rows[name]["results"]] for name in names},
+            {name: rows[name]["score"] for name in names},
+        )
+        for rows in (first["per_case"], second["per_case"])
+    ]
+
+    def figures(weight: np.ndarray) -> list[float]:
+        a, b = tables
+        return [a.auroc(weight) - b.auroc(weight), a.ap(weight) - b.ap(weight)]
+
+    whole = figures(np.ones(len(names)))
+    rows = np.array([figures(weight) for weight in _weights(patients, resamples, seed)])
+    return {
+        name: {"value": value, **_interval(column)}
+        for name, value, column in zip(("auroc", "ap"), whole, rows.T.reshape(2, -1), strict=True)
+    }
+
+
+def _weights(patients: Sequence[str], resamples: int, seed: int) -> Iterable[np.ndarray]:
+    """How often each case (m,) counts in each resample of patients; none for fewer than two."""
+    names, index = np.unique(np.asarray(patients), return_inverse=True)
+    random = np.random.default_rng(seed)
+    for _ in range(resamples if len(names) > 1 else 0):
+        picked = random.integers(len(names), size=len(names))
+        yield np.bincount(picked, minlength=len(names))[index].astype(float)
+
+
+def _interval(values: np.ndarray) -> dict[str, Any]:
+    """2.5 and 97.5 % of the resamples that have a value, None without one; how many have none."""
+    known = values[~np.isnan(values)]
+    low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (None, None)
+    return {
+        "low": None if low is None else float(low),
+        "high": None if high is None else float(high),
+        "undefined": int(len(values) - len(known)),
+    }
+
+
 def _bootstrap(
     table: Table, patients: Sequence[str], rates: Sequence[float], resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Percentile intervals of every figure over resampled patients; None for fewer than two."""
-    names, index = np.unique(np.asarray(patients), return_inverse=True)
     keys = ("auroc", "ap", "score", *(_key(rate) for rate in rates))
-    if len(names) < 2 or resamples < 1:
-        return {key: {"low": None, "high": None, "undefined": 0} for key in keys}
-    random = np.random.default_rng(seed)
-    rows = np.empty((resamples, len(keys)))
-    for row in rows:
-        picked = random.integers(len(names), size=len(names))
-        weight = np.bincount(picked, minlength=len(names))[index].astype(float)
+    rows = []
+    for weight in _weights(patients, resamples, seed):
         auroc, ap = table.auroc(weight), table.ap(weight)
-        row[:] = (auroc, ap, (auroc + ap) / 2, *table.sensitivity(weight, rates))
-    intervals: dict[str, dict[str, Any]] = {}
-    for key, values in zip(keys, rows.T, strict=True):
-        known = values[~np.isnan(values)]
-        low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (None, None)
-        intervals[key] = {
-            "low": None if low is None else float(low),
-            "high": None if high is None else float(high),
-            "undefined": int(resamples - len(known)),
-        }
-    return intervals
+        rows.append((auroc, ap, (auroc + ap) / 2, *table.sensitivity(weight, rates)))
+    columns = np.array(rows, float).reshape(-1, len(keys)).T
+    return {key: _interval(column) for key, column in zip(keys, columns, strict=True)}
 
 
 def score_folders(

@@ -14,6 +14,7 @@ from apps.medical.detection.metrics import (
     Scored,
     Table,
     case_patient,
+    difference,
     pair_files,
     score_cases,
     score_folders,
@@ -183,6 +184,31 @@ def test_studies_of_one_patient_stay_together() -> None:
     assert width["4"] == pytest.approx(width["1"], rel=0.05)
     lone = score_cases([c for c in given if c.patient == "00003"])
     assert lone["ap"]["low"] is None  # one patient: nothing to resample
+
+
+def test_a_difference_is_paired() -> None:
+    """Both detectors see the same resamples: one against itself differs by nothing, ever."""
+    given = cases(30, patients=30)
+    good = score_cases(given)
+    same = difference(good, good)
+    assert same["ap"] == {"value": 0, "low": 0, "high": 0, "undefined": 0}
+    worse = score_cases(
+        [
+            Scored(
+                case=c.case, patient=c.patient, reference=c.reference,
+                detection=c.detection * (i % 3 > 0),
+            )
+            for i, c in enumerate(given)
+        ]
+    )  # fmt: skip
+    paired = difference(good, worse)
+    for name in ("ap", "auroc"):
+        assert paired[name]["value"] == pytest.approx(good[name]["value"] - worse[name]["value"])
+        assert paired[name]["low"] <= paired[name]["value"] <= paired[name]["high"]
+    width = paired["ap"]["high"] - paired["ap"]["low"]
+    assert width < good["ap"]["high"] - good["ap"]["low"]  # hard cases are hard for both
+    with pytest.raises(DataError, match="different cases"):
+        difference(good, score_cases(given[:20]))
 
 
 def test_a_picture_is_a_volume_of_one_slice() -> None:
