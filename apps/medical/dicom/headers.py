@@ -530,8 +530,11 @@ def _float(value: Any) -> float | None:
 
 
 def _scale(value: Any, default: float) -> float:
+    """A slope or intercept: ``default`` where there is none, NaN where it is there but no number."""
+    if value is None or value == "":
+        return default
     number = _float(value)
-    return default if number is None else number
+    return math.nan if number is None else number
 
 
 def _vector(value: Any, length: int) -> Vector | None:

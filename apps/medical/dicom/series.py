@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -258,8 +259,8 @@ def _accepted(
     first, count = members[0], len(grid.frames)
     by_file = {instance.file: instance for instance in members}
     refusal = ""
-    if any(frame.slope == 0 for frame in grid.frames):
-        refusal = "has a Rescale Slope of 0"
+    if not all(frame.slope and isfinite(frame.slope * frame.intercept) for frame in grid.frames):
+        refusal = "has a Rescale Slope or Intercept that is 0 or no number"
     shape = (first.columns, first.rows, count)
     try:
         check_voxels(source.path, shape)

@@ -110,7 +110,7 @@ def looks_like_dicom(head: bytes) -> bool:
         element = int.from_bytes(head[2:4], order)
         if group in (2, 8) and element <= 0x0100:
             explicit = head[4:6].isalpha() and head[4:6].isupper()
-            implicit = int.from_bytes(head[4:8], order) <= 0x1000
+            implicit = int.from_bytes(head[4:8], order) <= 0x80
             if explicit or implicit:
                 return True
     return False

@@ -91,16 +91,24 @@ def read_series(info: SeriesInfo) -> Volume:
     except MemoryError as error:
         raise DataError(f"{info.label} does not fit this machine's memory") from error
     padded = np.zeros(slices.shape, bool) if _any_padding(members) else None
+    unused = 0
     where = {(f.file, f.number): k for k, f in enumerate(stack.frames)}
     with quiet_reading():
-        for instance, frame, stored in _pixels(stack, members, info):
+        for instance, frame, words in _pixels(stack, members, info):
             k = where[frame.file, frame.number]
+            stored = _stored(instance, words)
+            beyond = words != stored
             if padded is not None and instance.padding is not None:
+                # Compared before the unused bits go: -2000 in a file of 12 bits is common.
                 low, high = instance.padding
-                padded[k] = (stored >= low) & (stored <= high)
+                padded[k] = (words >= low) & (words <= high)
+                beyond &= ~padded[k]
+            unused += int(beyond.sum())
             slices[k] = _values(instance, frame, stored, dtype)
     if padded is not None and padded.any():
-        notes["padding"] = _fill(slices, padded, info.modality)
+        notes |= _fill(slices, padded, info.modality)
+    if unused:
+        notes["bits"] = f"{unused} voxels have bits set above Bits Stored, which were ignored"
     if any(_turned(instance) for instance in members.values()):
         notes["monochrome1"] = "MONOCHROME1: values were turned over, so that more is brighter"
     multiframe = len(info.files) == 1
@@ -126,16 +134,20 @@ def read_series(info: SeriesInfo) -> Volume:
 def _pixels(
     stack: Stack, members: dict[Path, Instance], info: SeriesInfo
 ) -> Iterator[tuple[Instance, Frame, np.ndarray]]:
-    """Stored values (rows, columns) of every frame of the stack, file by file."""
+    """Words (rows, columns) of every frame of the stack, file by file: ``_stored`` makes values."""
     by_file: dict[Path, list[Frame]] = {}
     for frame in stack.frames:
         by_file.setdefault(frame.file, []).append(frame)
     for file, frames in by_file.items():
         instance = members[file]
         try:
-            for frame, stored in zip(frames, _decode(instance, frames)):
-                _check_stored(instance, stored)
-                yield instance, frame, stored
+            for frame, words in zip(frames, _decode(instance, frames)):
+                if words.shape != (instance.rows, instance.columns):
+                    raise DataError(
+                        f"{file}: decodes to {words.shape}, the header says"
+                        f" {(instance.rows, instance.columns)}"
+                    )
+                yield instance, frame, words
         except DataError:
             raise
         except MemoryError as error:
@@ -169,21 +181,18 @@ def _decode(instance: Instance, frames: Sequence[Frame]) -> Iterator[np.ndarray]
                     f"{instance.file}: its compressed pixels declare {size[0]} x {size[1]}, the header"
                     f" {instance.rows} x {instance.columns}; damaged or hostile, export it again"
                 )
-    yield from iter_pixels(dataset, indices=[frame.number for frame in frames], raw=True)
+    yield from iter_pixels(
+        dataset,
+        indices=[frame.number for frame in frames],
+        raw=True,
+        correct_unused_bits=False,
+    )
 
 
-def _check_stored(instance: Instance, stored: np.ndarray) -> None:
-    if stored.shape != (instance.rows, instance.columns):
-        raise DataError(
-            f"{instance.file}: decodes to {stored.shape}, the header says"
-            f" {(instance.rows, instance.columns)}"
-        )
-    low, high = _range(instance)
-    if stored.min() < low or stored.max() > high:
-        raise DataError(
-            f"{instance.file}: has stored values {stored.min()} to {stored.max()}, which"
-            f" {instance.bits[1]} bits cannot hold; the header or the compression is wrong"
-        )
+def _stored(instance: Instance, words: np.ndarray) -> np.ndarray:
+    """The values in Bits Stored of each word, sign extended; the others are not theirs (PS3.5 8.1.1)."""
+    unused = words.dtype.itemsize * 8 - instance.bits[1]
+    return words << unused >> unused if unused else words
 
 
 def _range(instance: Instance) -> tuple[int, int]:
@@ -224,15 +233,18 @@ def _any_padding(members: dict[Path, Instance]) -> bool:
     return any(instance.padding is not None for instance in members.values())
 
 
-def _fill(slices: np.ndarray, padded: np.ndarray, modality: str) -> str:
+def _fill(slices: np.ndarray, padded: np.ndarray, modality: str) -> dict[str, str]:
     """Replace padding in place; returns the note."""
     count = int(padded.sum())
     if count == padded.size:
-        return "every voxel is padding"
-    lowest = slices.min(where=~padded, initial=slices[~padded].flat[0])
+        return {"padding": "every voxel is padding"}
+    highest = np.inf if slices.dtype.kind == "f" else np.iinfo(slices.dtype).max
+    lowest = slices.min(where=~padded, initial=highest)
     fill = lowest if modality == "CT" or lowest < 0 else slices.dtype.type(0)
+    if (slices[padded] == fill).all():
+        return {}
     slices[padded] = fill
-    return f"{count} padding voxels (outside what was scanned) were set to {fill:g}"
+    return {"padding": f"{count} padding voxels (outside what was scanned) were set to {fill:g}"}
 
 
 def _reason(error: Exception) -> str:

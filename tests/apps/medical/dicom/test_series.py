@@ -198,7 +198,7 @@ def test_no_message_names_the_patient(write, tmp_path) -> None:
         ({"PixelSpacing": [0, 0]}, "Pixel Spacing of 0 mm"),
         ({"ImagePositionPatient": None}, "its place is unknown"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no pair of perpendicular"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope of 0"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope or Intercept that is 0"),
         ({"HighBit": 13}, "not supported"),
         ({"NumberOfFrames": 4}, "its geometry is unknown"),
         ({"ConcatenationUID": "1.2.3"}, "concatenation"),

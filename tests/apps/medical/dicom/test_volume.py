@@ -142,7 +142,9 @@ def test_an_overlay_in_the_unused_bits_is_no_value(write) -> None:
         dataset.BitsStored, dataset.HighBit = 12, 11
 
     made = write(array=values | 0x8000, edit=edit)
-    np.testing.assert_array_equal(read(made.folder).array, values)
+    volume = read(made.folder)
+    np.testing.assert_array_equal(volume.array, values)
+    assert f"{values.size} voxels have bits set above Bits Stored" in volume.notes["bits"]
 
 
 def test_monochrome1_is_turned_over_where_values_are_no_quantities(write, tmp_path) -> None:
@@ -183,11 +185,32 @@ def test_padding_is_no_measurement(write, modality, padding, limit, fill) -> Non
     made = write(array=values, edit=edit, modality=modality, intercept=intercept)
     volume = read(made.folder)
     count = 7 * 5 + (5 if limit else 0)
-    assert f"{count} padding voxels" in volume.notes["padding"]
+    if fill == padding:
+        assert "padding" not in volume.notes
+    else:
+        assert f"{count} padding voxels" in volume.notes["padding"]
     assert (volume.array[0] == fill).all()
     if limit is not None:
         assert (volume.array[1, 0] == fill).all()
     np.testing.assert_array_equal(volume.array[2:], values[2:].astype(int) + intercept)
+
+
+def test_padding_that_does_not_fit_the_bits_stored(write) -> None:
+    """-2000 in 16 bits around a circle of 12-bit values, as older CT scanners write it."""
+    values = np.random.default_rng(2).integers(0, 4096, SHAPE).astype(np.uint16)
+    values[0, 0, 0] = 0
+    stored = values.copy()
+    stored[:, 6, :] = 63536
+
+    def edit(dataset, k):
+        dataset.BitsStored, dataset.HighBit = 12, 11
+        dataset.PixelPaddingValue = 63536
+
+    made = write(array=stored, edit=edit, modality="CT", intercept=-1024)
+    volume = read(made.folder)
+    np.testing.assert_array_equal(volume.array[:, :6], values[:, :6].astype(int) - 1024)
+    assert (volume.array[:, 6] == -1024).all()
+    assert "bits" not in volume.notes
 
 
 @pytest.mark.parametrize("value", [-2000, 63536, b"\x30\xf8"])
