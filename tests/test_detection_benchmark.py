@@ -48,7 +48,7 @@ def test_from_a_study_to_figures_beside_a_floor(benchmark, study, tmp_path) -> N
     pytest.importorskip("picai_eval")
     line = [
         "lesions", str(study), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o.json"),
-        "--cases", "8", "--models", "arithmetic", "--folds", "0", "--seed", "2",
+        "--cases", "12", "--models", "arithmetic", "--folds", "0", "--seed", "2",
         "--spacing", "2", "2", "3", "--shape", "30", "30", "20",
     ]  # fmt: skip
     args = benchmark.arguments(line)
@@ -65,7 +65,7 @@ def test_from_a_study_to_figures_beside_a_floor(benchmark, study, tmp_path) -> N
     assert "SYNTHETIC" in result["warning"]
 
     with pytest.raises(SystemExit, match="other data; give a new --work"):
-        benchmark.data(benchmark.arguments([*line[:7], "9", *line[8:]]))
+        benchmark.data(benchmark.arguments([*line[:7], "13", *line[8:]]))
     both = benchmark.arguments([*line[:9], "arithmetic", "unet", *line[10:]])
     with pytest.raises(SystemExit, match="not finished: unet fold 0"):
         benchmark.collect_lesions(both)
