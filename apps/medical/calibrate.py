@@ -127,7 +127,7 @@ def calibrate(
     done: dict[str, Calibration] = {}
     for number, part in parts:
         loaded = load_model(part, chosen)
-        cases = _held_out(loaded, data, number if number is not None else fold, external)
+        cases = held_out(loaded, data, number if number is not None else fold, external)
         found = measure(
             loaded, data, cases, alpha=alpha, tta=tta, overlap=overlap, batch=batch, seed=seed,
             progress=progress,
@@ -581,7 +581,9 @@ def _require_free(folder: Path, force: bool) -> None:
         raise UsageError(f"{folder}: is calibrated already; pass --force to replace it")
 
 
-def _held_out(model: Model, dataset: Dataset, fold: int | None, external: bool) -> list[Case]:
+def held_out(
+    model: Model, dataset: Dataset, fold: int | None = None, external: bool = False
+) -> list[Case]:
     """The cases the model has not seen: its fold's validation cases, or all with ``external``."""
     from apps.medical.data.splits import folds
 

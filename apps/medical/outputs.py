@@ -127,6 +127,7 @@ def _write_report(
                 volumes[0],
                 title[:64],
                 deidentify=cleaner if cleaner is not None else False,
+                identified=options.identify,
             )
         except DataError as error:
             result.warnings.append(f"no report.dcm: {error}")

@@ -19,7 +19,7 @@ from apps.medical.report.figures import (
     reliability_picture,
     slice_pictures,
 )
-from apps.medical.results import digits, legend, now
+from apps.medical.results import legend, now
 from apps.medical.shipped import DISCLAIMER
 from apps.medical.uncertainty import Calibration, Figure, LabelCalibration
 
@@ -92,7 +92,9 @@ def gather(
         warnings=list(warnings),
         pictures=[picture for picture in pictures if picture is not None],
         model=_model(model, run),
-        trust=_trust(calibration) if calibration else _metrics(spec.metrics),
+        trust=_trust(calibration)
+        if calibration
+        else _metrics(spec.metrics, "px" if spec.plan.spacing is None else "mm"),
         trust_text=_trust_text(calibration, stats),
         reliability=reliability_picture(calibration.reliability) if calibration else None,
     )
@@ -106,6 +108,14 @@ def figure_text(figure: Figure | None, places: int = 3, scale: float = 1.0) -> s
     if figure.ci95 is None:
         return text
     return text + " ({} to {})".format(*(f"{b * scale:.{places}f}" for b in figure.ci95))
+
+
+def _cell(figure: Figure | None, places: int = 3, percent: bool = False) -> str:
+    """As ``figure_text``, on two lines, for a narrow column."""
+    text = figure_text(figure, places, 100 if percent else 1)
+    mean, _, interval = text.partition(" (")
+    unit = " %" if percent and mean != "–" else ""
+    return mean + unit + (f"\n({interval.replace(' to ', '–')}" if interval else "")
 
 
 def _findings(stats: Mapping[str, Any], calibration: Calibration | None) -> Table:
@@ -122,10 +132,10 @@ def _findings(stats: Mapping[str, Any], calibration: Calibration | None) -> Tabl
     header += ["Mean intensity"]
     rows, colours = [], []
     for name, entry in stats["labels"].items():
-        row = [name, digits(entry[unit])]
+        row = [name, _size(entry[unit])]
         if calibration:
             between = entry.get(f"range_{unit}")
-            row += [" to ".join(digits(v) for v in between) if between else "–"]
+            row += ["–".join(_size(v) for v in between) if between else "–"]
             row += [_number(entry.get(f"extent_{unit}"))]
         if sure:
             least = entry.get("dice_at_least")
@@ -259,21 +269,25 @@ def _trust(calibration: Calibration) -> Table:
         rows.append(
             [
                 name,
-                figure_text(about.dice),
+                _cell(about.dice),
                 f"{said} / {right}",
-                f"{_number(about.expected_dice_error.mean, 3)} "
+                f"{_number(about.expected_dice_error.mean, 3)}\n"
                 f"({_number(about.dice_constant_error.mean, 3)})",
-                figure_text(about.miss_rate, 1, 100) + " %",
-                figure_text(about.extent_miss_rate, 1, 100)
-                + (" %" if about.extent_miss_rate else ""),
-                figure_text(about.volume_coverage, 0, 100)
-                + (" %" if about.volume_coverage else ""),
+                _cell(about.miss_rate, 1, percent=True),
+                _cell(about.extent_miss_rate, 1, percent=True),
+                _cell(about.volume_coverage, 0, percent=True),
             ]
         )
-    return Table(header, rows)
+    notes = [
+        "Sure / right: mean probability of a structure's voxels, and how many of them were right. "
+        "Floor: the error of one number for every case. Missed: share of the structure outside the "
+        "segmentation, and outside the extent. Figures of extents, ranges and expected Dice are "
+        "cross-fitted between halves of the patients."
+    ]
+    return Table(header, rows, notes=notes)
 
 
-def _metrics(metrics: Mapping[str, Any]) -> Table | None:
+def _metrics(metrics: Mapping[str, Any], unit: str) -> Table | None:
     """What the model's own card says, where there is no calibration: means, without intervals."""
     shown = {
         str(name): row
@@ -286,7 +300,9 @@ def _metrics(metrics: Mapping[str, Any]) -> Table | None:
         [name, _number(row.get("dice"), 3), _number(row.get("hd95"), 2)]
         for name, row in shown.items()
     ]
-    return Table(["Validation cases", "Dice", "HD95 (mm)"], rows, notes=["No interval recorded."])
+    return Table(
+        ["Validation cases", "Dice", f"HD95 ({unit})"], rows, notes=["No interval recorded."]
+    )
 
 
 def _trust_text(calibration: Calibration | None, stats: Mapping[str, Any]) -> list[str]:
@@ -295,10 +311,13 @@ def _trust_text(calibration: Calibration | None, stats: Mapping[str, Any]) -> li
     if calibration is not None:
         c = calibration
         said.append(
-            f"Measured on {c.cases} cases of {c.patients} patients of {c.dataset} that the model was "
-            "not trained on; in brackets 95 % bootstrap intervals over patients. Expected calibration "
-            f"error {figure_text(c.ece_before, 3)} before and {figure_text(c.ece_after, 3)} after "
-            f"temperature scaling (T = {c.temperature:.3g}), the latter cross-fitted between halves."
+            f"Measured on {c.cases} cases ({c.patients} patients) of the data set {c.dataset} that "
+            "the model was not trained on; in brackets 95 % bootstrap intervals over patients."
+        )
+        said.append(
+            "Expected calibration error near the structures: "
+            f"{figure_text(c.ece_before, 3)} as trained, {figure_text(c.ece_after, 3)} after "
+            f"temperature scaling (T = {c.temperature:.2f}), cross-fitted between halves."
         )
     if about.get("note"):
         said.append(f"{about['note'][0].upper()}{about['note'][1:]}.")
@@ -314,7 +333,12 @@ def _trust_text(calibration: Calibration | None, stats: Mapping[str, Any]) -> li
 def _number(value: float | None, places: int | None = None) -> str:
     if value is None:
         return "–"
-    return digits(value) if places is None else f"{value:.{places}f}"
+    return _size(value) if places is None else f"{value:.{places}f}"
+
+
+def _size(value: float) -> str:
+    """Three significant digits with their zeros, whole numbers from a hundred up."""
+    return f"{value:.0f}" if value >= 99.95 or value == 0 else f"{value:#.3g}"
 
 
 def _intensity(value: Any) -> str:

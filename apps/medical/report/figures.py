@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WIDTH = 7.1  # inches: the text width of an A4 page
 DPI = 150
 TALLEST = 6.3  # inches; a report of few findings then has the planes on its first page
-SLICES = 12
+SLICES, ROW = 12, 1.4  # thumbnails, and the tallest of them in inches
 HEAT = "inferno"
 
 
@@ -59,13 +59,29 @@ def plane_pictures(
         rows.append(("uncertainty", cuts))
 
     single = len(cuts) == 1
-    grid = [[plane for _, row in rows for plane in row]] if single else [row for _, row in rows]
     names = [name for name, _ in rows]
+    top, bottom, left = 0.28, 0.32, 0.08 if single else 0.3
+    gap = 0.24 if single else 0.08  # of a flat image each picture has its own title
+    side = 0.66 if doubt else 0.0
+
+    def fit(grid: list[list[Plane]]) -> float:
+        """Inches per mm at which these rows fit the page."""
+        wide = sum(p.labels.shape[1] * p.edges[1] for p in grid[0])
+        tall = max(p.labels.shape[0] * p.edges[0] for p in grid[0])
+        room = WIDTH - left - 0.1 - gap * (len(grid[0]) - 1) - side
+        high = TALLEST - top - bottom - gap * (len(grid) - 1)
+        return min(room / wide, high / len(grid) / tall)
+
+    grid = [row for _, row in rows]
+    if single:
+        flat = [plane for row in grid for plane in row]
+        grid = max(
+            ([flat[i : i + n] for i in range(0, len(flat), n)] for n in range(1, len(flat) + 1)),
+            key=fit,
+        )
     widths = [p.labels.shape[1] * p.edges[1] for p in grid[0]]
     tall = max(p.labels.shape[0] * p.edges[0] for p in grid[0])
-    gap, top, bottom, left = 0.08, 0.28, 0.32, 0.3 if not single else 0.08
-    room = WIDTH - left - 0.1 - gap * (len(widths) - 1) - (0.66 if doubt else 0.0)
-    scale = min(room / sum(widths), (TALLEST - top - bottom) / len(grid) / tall - gap / tall)
+    scale, room = fit(grid), WIDTH - left - 0.1 - gap * (len(widths) - 1) - side
     height = top + bottom + len(grid) * tall * scale + gap * (len(grid) - 1)
     figure = _figure(WIDTH, height)
     unit = "mm" if image.physical else "px"
@@ -73,14 +89,14 @@ def plane_pictures(
     for i, row in enumerate(grid):
         x = left + spare
         for j, cut in enumerate(row):
-            name = names[j] if single else names[i]
+            name = names[i * len(grid[0]) + j] if single else names[i]
             w, h = widths[j] * scale, cut.labels.shape[0] * cut.edges[0] * scale
             y = height - top - (i + 1) * tall * scale - i * gap + (tall * scale - h) / 2
             axes = figure.add_axes((x / WIDTH, y / height, w / WIDTH, h / height))
             shown = cut if name != "uncertainty" else replace(cut, labels=np.zeros_like(cut.labels))
             draw_plane(axes, shown, round_bar(min(widths)), unit, instances)
             if name == "uncertainty":
-                _heat(axes, cut, doubt[0 if single else j], instances)
+                _heat(axes, cut, doubt[0 if single else j])
             axes.set_title(
                 name if single else cut.title if i == 0 else "", color="white", fontsize=8
             )
@@ -129,6 +145,7 @@ def slice_pictures(image: Volume, labels: np.ndarray, *, instances: bool = False
     gap, title, margin = 0.05, 0.22, 0.08
     scale = min(
         (WIDTH - 2 * margin - gap * (columns - 1)) / columns / wide,
+        ROW / tall,
         (TALLEST - 2 * margin) / rows / tall - (title + gap) / tall,
     )
     height = 2 * margin + rows * (tall * scale + title) + gap * (rows - 1)
@@ -184,8 +201,8 @@ def reliability_picture(bins: Sequence[Bin]) -> Picture:
     )
 
 
-def _heat(axes: Any, cut: Plane, doubt: np.ndarray, instances: bool) -> None:
-    """Entropy over the grey image, transparent where there is none, with the outlines on top."""
+def _heat(axes: Any, cut: Plane, doubt: np.ndarray) -> None:
+    """Entropy over the grey image, transparent where there is none."""
     from matplotlib import colormaps
 
     paint = colormaps[HEAT](0.15 + 0.85 * doubt)

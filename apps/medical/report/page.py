@@ -97,7 +97,7 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.header)
     rows = []
     for i, row in enumerate(table.rows):
-        cells = [escape(text) for text in row]
+        cells = [escape(text).replace("\n", "<br>") for text in row]
         if table.colours:
             cells[0] = (
                 f'<span class="swatch" style="background:{table.colours[i]}"></span>{cells[0]}'

@@ -25,7 +25,7 @@ def render(contents: Contents) -> bytes:
     width = A4[0] - 2 * MARGIN * mm - 12  # a frame keeps 6 points free on each side
 
     def text(value: str, kind: str = "body") -> Any:
-        return Paragraph(escape(value), style[kind])
+        return Paragraph(escape(value).replace("\n", "<br/>"), style[kind])
 
     def picture(shown: Picture) -> list[Any]:
         scale = min(1.0, width / (shown.width * inch))
@@ -37,8 +37,12 @@ def render(contents: Contents) -> bytes:
         return [image, text(shown.caption, "note"), Spacer(1, 3 * mm)]
 
     def pairs(found: Pairs) -> Any:
-        rows = [[text(name, "soft"), text(value)] for name, value in found]
-        return _grid(rows, [34 * mm, width - 34 * mm])
+        cells = [[text(name, "soft"), text(value)] for name, value in found]
+        if any(len(value) > 44 for _, value in found):
+            return _grid(cells, [34 * mm, width - 34 * mm])
+        half = -(-len(cells) // 2)  # short ones stand in two columns
+        rows = [[*a, *b] for a, b in zip(cells[:half], [*cells[half:], ["", ""]])]
+        return _grid(rows, [34 * mm, width / 2 - 34 * mm] * 2)
 
     c = contents
     story: list[Any] = [
@@ -71,7 +75,7 @@ def render(contents: Contents) -> bytes:
     for value in c.trust_text:
         words += [text(value), Spacer(1, 1.5 * mm)]
     if c.reliability is not None:
-        side = 62 * mm
+        side = 44 * mm
         image = Image(BytesIO(c.reliability.png), width=side, height=side)
         right = [image, text(c.reliability.caption, "note")]
         story.append(Grid([[words, right]], [width - side - 4 * mm, side + 4 * mm], style=_TOP))
@@ -79,7 +83,7 @@ def render(contents: Contents) -> bytes:
         story += words
     if c.trust is not None:
         story += _table(c.trust, width, style, text)
-    story.append(KeepTogether([text("Model", "head"), pairs(c.model)]))
+    story += [text("Model", "head"), pairs(c.model)]
 
     stream = BytesIO()
     document = SimpleDocTemplate(
