@@ -105,7 +105,7 @@ def tile_corners(height: int, width: int, tile: int) -> list[tuple[int, int]]:
     return [(row, column) for row in starts(height) for column in starts(width)]
 
 
-def require_unseen(data: LabelledData, validation: Sequence[LabelledCase]) -> None:
+def require_unseen_features(data: LabelledData, validation: Sequence[LabelledCase]) -> None:
     """Refuse bags whose features come from a model that was trained on a validation case.
 
     Nothing is known of bags made elsewhere.  Raises UsageError, or DataError for a damaged record.

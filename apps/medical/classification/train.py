@@ -12,17 +12,14 @@ RUN itself is a model: the ensemble of its folds.  Nothing is chosen on validati
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from apps.medical.classification.bags import require_unseen
+from apps.medical.classification.bags import require_unseen_features
 from apps.medical.classification.catalog import BAGS
 from apps.medical.classification.data import (
     LabelledCase,
@@ -45,11 +42,9 @@ from apps.medical.classification.learning import (
     ClassAugmentation,
     ClassBatches,
     ClassTask,
-    probabilities,
 )
-from apps.medical.classification.metrics import classification_metrics
 from apps.medical.classification.networks import ClassifierNetwork, backbone_config
-from apps.medical.classification.patients import patient_metrics, patient_to_patient
+from apps.medical.classification.scores import described, measured, summarise
 from apps.medical.classification.store import (
     BagNetwork,
     ClassifierModel,
@@ -57,9 +52,9 @@ from apps.medical.classification.store import (
     build,
     digest,
     fingerprints,
-    load_classifier,
     save_classifier,
 )
+from apps.medical.classification.teacher import load_teacher, require_fitting, require_unseen
 from core import grid
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
@@ -191,7 +186,7 @@ def train_classifier(
                 out / _folder(name),
                 settings,
                 config,
-                None if teacher is None else _teacher(teacher, name, device),
+                None if teacher is None else load_teacher(teacher, _folder(name), device),
                 resume=resume,
                 force=force,
                 device=device,
@@ -202,78 +197,6 @@ def train_classifier(
     if summary:
         write_json(out / "cv_summary.json", summary, force=True)
     return results
-
-
-def measured(
-    network: nn.Module,
-    inputs: PreparedInputs,
-    validation: Sequence[LabelledCase],
-    archive: Sequence[LabelledCase],
-    classes: Sequence[str],
-    seed: int,
-) -> dict[str, Any]:
-    """Probabilities and scores of ``validation``; its patients are looked for among ``archive``'s."""
-    p, vectors = probabilities(network, inputs, validation, features=True)
-    _, stored = probabilities(network, inputs, archive, features=True)
-    y, patients = _labels(validation)
-    where = (stored, *_labels(archive))
-    return {
-        "cases": {
-            case.id: {
-                "label": classes[case.label],
-                "patient": case.patient,
-                "probabilities": dict(zip(classes, row.tolist(), strict=True)),
-            }
-            for case, row in zip(validation, p, strict=True)
-        },
-        "images": classification_metrics(p, y, patients, classes, seed=seed),
-        "patients": patient_metrics(p, y, patients, classes, seed=seed),
-        "patient_to_patient": patient_to_patient(vectors, y, patients, where, seed=seed),
-    }
-
-
-def summarise(run: Path, classes: Sequence[str], seed: int) -> dict[str, Any]:
-    """Every finished fold together: scores over all validation cases."""
-    rows: dict[str, Any] = {}
-    found = sorted(Path(run).glob("fold_*/validation.json"))
-    for file in found:
-        rows.update(json.loads(file.read_text(encoding="utf-8"))["cases"])
-    if not rows:
-        return {}
-    names = list(classes)
-    p = np.array([[row["probabilities"][c] for c in names] for row in rows.values()])
-    y = np.array([names.index(row["label"]) for row in rows.values()])
-    patients = [row["patient"] for row in rows.values()]
-    return {
-        "folds": [file.parent.name for file in found],
-        "images": classification_metrics(p, y, patients, names, seed=seed),
-        "patients": patient_metrics(p, y, patients, names, seed=seed),
-    }
-
-
-def described(results: Mapping[str, Any]) -> list[str]:
-    """Scores in words, a line each."""
-    if not results:
-        return []
-    lines = []
-    images = results["images"]
-    scores = ", ".join(f"{k} {_shown(images[k])}" for k in ("balanced_accuracy", "auroc", "ece"))
-    lines.append(f"  {images['n']} images of {images['patients']} patients: {scores}")
-    rate = results["patients"]["recognition_rate"]
-    lines.append(f"  patient recognition rate {_shown(rate)}")
-    pair = results.get("patient_to_patient")
-    if pair is not None:
-        shown = ", ".join(f"{k} {_shown(pair[k])}" for k in ("top1", "mv3", "mv5", "map"))
-        lines.append(f"  patient to patient ({pair['queries']} asked): {shown}")
-    return lines
-
-
-def _shown(score: Mapping[str, Any]) -> str:
-    if score["value"] is None:
-        return "undefined"
-    if score["ci95"] is None:
-        return f"{score['value']:.3f}"
-    return f"{score['value']:.3f} [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
 
 
 def _train_fold(
@@ -293,15 +216,15 @@ def _train_fold(
     progress: Progress,
 ) -> ClassFold:
     if teacher is not None:
-        _require_fitting(teacher, data, settings)
+        require_fitting(teacher, data, settings.size)
         data = relabelled(data, teacher.spec.classes, str(teacher.folder))
     training, validation = data.take(split[0]), data.take(split[1])
     if teacher is not None:
-        _require_unseen(teacher, validation)
+        require_unseen(teacher, validation)
     preparation: ImagePreparation | BagPreparation
     network: ClassifierNetwork | BagNetwork
     if data.kind == "bags":
-        require_unseen(data, validation)
+        require_unseen_features(data, validation)
         preparation = fit_bags(training)
         network = BagNetwork(
             name=name,  # one of BAGS, see train_classifier
@@ -407,57 +330,12 @@ def _images(
 ) -> ImagePreparation:
     """The teacher's preparation, so that both see the same values, or one made for ``training``."""
     if teacher is not None:
-        assert isinstance(teacher.spec.preparation, ImagePreparation)  # see _require_fitting
+        assert isinstance(teacher.spec.preparation, ImagePreparation)  # see require_fitting
         return teacher.spec.preparation
     rank, channels = rank_and_channels(data)
     wanted = SIZES[rank] if settings.size is None else settings.size
     size = grid.per_axis(wanted, rank, "size")
     return fit_images(training, rank, channels, size, progress)  # type: ignore[arg-type]
-
-
-def _teacher(path: Path, fold: str, device: torch.device | str) -> ClassifierModel:
-    own = Path(path) / _folder(fold)
-    teacher = load_classifier(own if (own / METADATA).is_file() else path, device)
-    if len(teacher.networks) > 1:
-        raise UsageError(
-            f"{path}: an ensemble without {_folder(fold)}; give one model as the teacher, trained on "
-            "this fold"
-        )
-    for parameter in teacher.networks[0].parameters():
-        parameter.requires_grad_(False)
-    return teacher
-
-
-def _require_fitting(teacher: ClassifierModel, data: LabelledData, settings: ClassSettings) -> None:
-    spec = teacher.spec
-    if data.kind == "bags" or not isinstance(spec.preparation, ImagePreparation):
-        raise UsageError(f"{teacher.folder}: only image classifiers teach image classifiers")
-    if set(spec.classes) != set(data.classes):
-        raise UsageError(
-            f"{teacher.folder}: knows {', '.join(spec.classes)}; the data has "
-            f"{', '.join(data.classes)}: a teacher must know the same classes"
-        )
-    size = settings.size
-    if size is not None:
-        wanted = grid.per_axis(size, spec.preparation.rank, "size")
-        if tuple(wanted) != tuple(spec.preparation.size):
-            raise UsageError(
-                f"--size {size}: the teacher sees {list(spec.preparation.size)}; leave --size out"
-            )
-
-
-def _require_unseen(teacher: ClassifierModel, validation: Sequence[LabelledCase]) -> None:
-    seen = set(teacher.spec.training.get("seen", ()))
-    for case in validation:
-        if fingerprints([case])[0] in seen:
-            raise UsageError(
-                f"{teacher.folder}: the teacher was trained on {case.id}, a validation case of this "
-                "fold; train it on the same fold, or metrics would be too good"
-            )
-
-
-def _labels(cases: Sequence[LabelledCase]) -> tuple[np.ndarray, list[str]]:
-    return np.array([case.label for case in cases]), [case.patient for case in cases]
 
 
 def _splits(data: LabelledData, fold: str) -> dict[str, tuple[list[str], list[str]]]:

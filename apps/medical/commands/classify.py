@@ -200,7 +200,7 @@ def _predict(
     progress: Any,
 ) -> None:
     from apps.medical.classification.predict import classify
-    from apps.medical.classification.train import described
+    from apps.medical.classification.scores import described
     from apps.medical.shipped import DISCLAIMER
 
     report = classify(inputs, model, out, device=device, seed=seed, force=force, progress=progress)

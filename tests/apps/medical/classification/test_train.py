@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from apps.medical.classification.predict import classify
+from apps.medical.classification.scores import summarise
 from apps.medical.classification.store import load_classifier
 from apps.medical.classification.train import (
     ClassSettings,
     class_config,
-    summarise,
     train_classifier,
 )
 from apps.medical.store import load_model
