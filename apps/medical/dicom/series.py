@@ -74,7 +74,8 @@ def list_series(source: Path | str) -> list[SeriesInfo]:
     Raises DataError where nothing there is DICOM, and as ``open_source``. Files that cannot be
     parsed are named in the notes of every entry; when there are no others, DataError.
     """
-    from apps.medical.dicom.headers import DIRECTORY, HEADLESS, read_instance
+    from apps.medical.dicom.headers import read_instance
+    from apps.medical.dicom.refusals import DIRECTORY, HEADLESS
     from apps.medical.dicom.sources import open_source
 
     opened = open_source(source)
@@ -314,7 +315,7 @@ def _refused(
 def _info(
     members: list[Instance], source: Source, notes: Sequence[str], refusal: str, part: str
 ) -> SeriesInfo:
-    from apps.medical.dicom.headers import transfer_syntax_name
+    from apps.medical.dicom.refusals import transfer_syntax_name
 
     first = next((i for i in members if i.rows > 0), members[0])
     count = sum(len(instance.frames) for instance in members)

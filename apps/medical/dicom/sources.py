@@ -247,7 +247,7 @@ def _dicomdir(path: Path) -> Source:
     """The files that a DICOMDIR's records name, each below its folder."""
     import pydicom
 
-    from apps.medical.dicom.headers import quiet_reading
+    from apps.medical.dicom.values import quiet_reading
 
     if path.stat().st_size > MAX_DICOMDIR:
         raise DataError(f"{path}: larger than {MAX_DICOMDIR >> 20} MiB, not a DICOMDIR")

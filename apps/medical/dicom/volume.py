@@ -20,15 +20,11 @@ import numpy as np
 from apps.medical.data.volume import Volume, check_voxels
 from apps.medical.dicom.codestream import declared_size
 from apps.medical.dicom.geometry import Stack
-from apps.medical.dicom.headers import (
-    DEFLATED,
-    NATIVE,
-    Frame,
-    Instance,
-    quiet_reading,
-    read_instance,
-)
+from apps.medical.dicom.headers import Frame, Instance, read_instance
+from apps.medical.dicom.refusals import NATIVE
 from apps.medical.dicom.series import SeriesInfo
+from apps.medical.dicom.stream import DEFLATED
+from apps.medical.dicom.values import quiet_reading
 from core.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.medical.dicom.headers import read_instance, transfer_syntax_name
+from apps.medical.dicom.headers import read_instance
+from apps.medical.dicom.refusals import transfer_syntax_name
 from apps.medical.dicom.series import list_series
 from apps.medical.dicom.volume import read_series
 from core.errors import TriptychError

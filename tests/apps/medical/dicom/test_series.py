@@ -373,7 +373,7 @@ def test_enhanced_multiframe_with_two_volumes(tmp_path, series) -> None:
 
     made = series(tmp_path / "a", SHAPE, multiframe=True, edit=edit)
     low, high = list_series(made.folder)
-    assert (low.part, high.part) == ("b 0.0", "b 800.0")
+    assert (low.part, high.part) == ("b 0", "b 800")
     np.testing.assert_array_equal(read_series(low).array, made.array)
     np.testing.assert_array_equal(read_series(high).array, made.array + 1000)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from apps.medical.dicom import sources
-from apps.medical.dicom.headers import quiet_reading
 from apps.medical.dicom.series import list_series
 from apps.medical.dicom.sources import looks_like_dicom, open_source
+from apps.medical.dicom.values import quiet_reading
 from core.errors import DataError, ResourceError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from apps.medical.data.volume import Volume
-from apps.medical.dicom import headers
+from apps.medical.dicom import headers, stream
 from apps.medical.dicom.series import list_series
 from apps.medical.dicom.volume import read_series
 from core.errors import DataError
@@ -313,10 +313,10 @@ def test_deflated_and_its_bomb(write, monkeypatch) -> None:
     made = write()
     for file in made.files:
         dataset = pydicom.dcmread(file)
-        dataset.file_meta.TransferSyntaxUID = headers.DEFLATED
+        dataset.file_meta.TransferSyntaxUID = stream.DEFLATED
         dataset.save_as(file)
     np.testing.assert_array_equal(read(made.folder).array, made.array)
-    monkeypatch.setattr(headers, "MAX_INFLATED", 1000)
+    monkeypatch.setattr(stream, "MAX_INFLATED", 1000)
     with pytest.raises(DataError, match="decompression bomb"):
         list_series(made.folder)
 
