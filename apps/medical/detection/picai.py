@@ -46,7 +46,7 @@ LABELS = (
 AI_LABELS = "csPCa_lesion_delineations/AI/Bosma22a"
 MARKSHEET = "clinical_information/marksheet.csv"
 CHANNELS = ("T2W", "ADC", "HBV")
-# Four levels; the last, where every position attends to every other, is 16 x 16 x 10 of PI-CAI's grid.
+# Four levels; the last, where every position attends to every other, is 16 x 16 x 5 of PI-CAI's grid.
 # The width is a third of the published one, so that a step takes seconds of a CPU, not minutes.
 NETWORK = "cswin_unet"
 OPTIONS: dict[str, object] = {
