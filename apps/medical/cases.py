@@ -21,6 +21,7 @@ from apps.medical.data.layouts import LABEL_FOLDERS
 from apps.medical.data.volume import (
     DICOM,
     DICOM_HINT,
+    RASTER,
     SUFFIXES,
     Volume,
     case_name,
@@ -71,7 +72,8 @@ def find_cases(
     ``per_case`` is how many files make one, see ``files_per_case``. With ``dicom``, zips, DICOMDIRs,
     DICOM files and folders with DICOM but no images are sources of series: ``series`` names which,
     as ``choose_series`` takes it (one per channel, or several cases for a model of one channel), or
-    else the rule there picks what fits ``plan``. With ``series`` a folder's images are passed over.
+    else the rule there picks what fits ``plan``. With ``series`` a folder's images are passed over,
+    and with a ``plan`` of rank 3 pictures (PNG, JPEG) beside DICOM are.
 
     Raises UsageError when there is none, when a choice of series is open, or when two would share a
     name (also on a disk that does not tell upper from lower case), DataError for a folder without
@@ -84,6 +86,8 @@ def find_cases(
         if isinstance(entry, str | os.PathLike):
             path = Path(entry)
             images = _files_in(path) if path.is_dir() and not (dicom and series) else []
+            if dicom and plan is not None and plan.rank == 3:
+                images = _without_thumbnails(path, images)
             if dicom and not images and _is_dicom(path):
                 found += _dicom_cases(path, per_case, series, plan)
             elif path.is_dir():
@@ -172,6 +176,13 @@ def _nothing_in(folder: Path) -> list[Path]:
         f"{folder}: no image in it; supported are {' '.join(SUFFIXES)}"
         + (DICOM_HINT if dicom else "")
     )
+
+
+def _without_thumbnails(folder: Path, images: list[Path]) -> list[Path]:
+    """No images where only pictures lie beside DICOM: a study's disk comes with logos and previews."""
+    if images and all(suffix_of(file) in RASTER for file in images) and _is_dicom(folder):
+        return []
+    return images
 
 
 def _is_dicom(path: Path) -> bool:

@@ -156,6 +156,20 @@ def test_a_deidentified_manifest_leads_back_to_nobody(study) -> None:
         read_again(entry)
 
 
+def test_previews_on_a_studys_disk_are_no_images(study, make_plan) -> None:
+    (study / "IHE_PDI").mkdir()
+    for name in ("logo.png", "IHE_PDI/preview.jpg"):
+        (study / name).write_bytes(b"x")
+    (case,) = find_cases(study / "T1 axial", dicom=True, plan=make_plan())
+    assert case.series[0].number == 1
+    (case,) = find_cases(study, dicom=True, plan=make_plan(), series=["T2"])
+    assert case.series[0].number == 2
+    flat = find_cases(study, dicom=True, plan=make_plan(rank=2))
+    assert [case.name for case in flat] == ["logo", "preview"]
+    (study / "T2 axial").rename(study.parent / "elsewhere")
+    assert find_cases(study, dicom=True, plan=make_plan())[0].series[0].number == 1
+
+
 @pytest.mark.parametrize(
     ("name", "case"),
     [("a b", "a b"), ("v1.2", "v1.2"), ("x.zip", "x.zip"), (" .hidden. ", "hidden")],
