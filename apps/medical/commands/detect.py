@@ -137,6 +137,9 @@ def register(app: typer.Typer) -> None:
         min_overlap: Annotated[
             float, typer.Option(help="Least IoU of a hit.", min=0.0, max=1.0)
         ] = 0.1,
+        allow_missing: Annotated[
+            bool, typer.Option("--allow-missing", help="Leave out references without a map.")
+        ] = False,
         force: Force = False,
         seed: Seed = 0,
         json: Json = False,
@@ -146,7 +149,9 @@ def register(app: typer.Typer) -> None:
         from core.files import require_absent, write_json
 
         require_absent(out, force)
-        figures = score_folders(pred, ref, min_overlap=min_overlap, seed=seed)
+        figures = score_folders(
+            pred, ref, min_overlap=min_overlap, allow_missing=allow_missing, seed=seed
+        )
         write_json(out, figures, force)
         cli.emit(figures, as_json=json, human=lambda: print_figures(figures))
 

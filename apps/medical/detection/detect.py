@@ -294,9 +294,8 @@ def _write(
             "licence": spec.licence,
             "intended_use": spec.intended_use,
         },
-        "labels": {"0": "background"}
-        | {str(row["lesion"]): f"lesion {row['lesion']}" for row in result.lesions},
-        "target": "lesions",
+        "labels": {"0": "background", "1": "lesion"},
+        "target": "instances",  # seg.nii.gz numbers objects
         "options": plain(options),
         "seconds": result.seconds,
         "cpu_seconds": round(timer.cpu_seconds, 3),

@@ -119,7 +119,7 @@ def find_files(folder: Path) -> dict[str, dict[str, Path]]:
             continue
         word = match[2].lower()
         role = ROLES[int(word)] if word.isdigit() else word
-        held = found.setdefault(match[1] or folder.name, {})
+        held = found.setdefault(match[1] or _case_of(folder), {})
         if role in held:
             raise DataError(f"{held[role]} and {file}: both are the {TITLES[role]} image; keep one")
         held[role] = file
@@ -131,7 +131,7 @@ def _only(named: Mapping[str, dict[str, Path]], source: Path) -> tuple[str, dict
         names = sorted(named)
         raise UsageError(
             f"{source}: holds {len(named)} cases, {names[0]}, {names[1]}{', ...' * (len(names) > 2)}; "
-            "give one at a time"
+            "name one's images with --t2w, --adc and --hbv"
         )
     name, files = next(iter(named.items()))
     return name, dict(files)
@@ -147,6 +147,7 @@ def _as_file(text: str | None, source: Path) -> Path | None:
 
 
 def _case_of(source: Path) -> str:
+    source = source.resolve()  # so that ".." never names a folder of results
     name = source.parent.name if source.name.upper() == "DICOMDIR" else source.name
     return name.removesuffix(".zip").removesuffix(".ZIP") or "study"
 

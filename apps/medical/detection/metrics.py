@@ -326,16 +326,18 @@ def score_folders(
     resamples: int = RESAMPLES,
     seed: int = 0,
     patients: Mapping[str, str] | None = None,
+    allow_missing: bool = False,
 ) -> dict[str, Any]:
     """Score detection maps on disk: CASE/detection_map.nii.gz or CASE_detection_map.*, against
     CASE_label.* or CASE.*, in the formats of ``data.volume``.
 
     A PI-CAI name, PATIENT_STUDY, gives its patient unless ``patients`` does.  Raises DataError where
-    a reference has no map, a map no reference, or the two differ in grid.
+    a reference has no map (unless ``allow_missing``, which leaves it out), a map no reference, or the
+    two differ in grid.
     """
     from apps.medical.data.volume import read_image, read_label, same_grid
 
-    pairs = pair_files(maps, references)
+    pairs = pair_files(maps, references, allow_missing=allow_missing)
 
     def read() -> Iterable[Scored]:
         for case, (map_file, label_file) in pairs.items():
@@ -357,13 +359,18 @@ def case_patient(case: str) -> str:
     return patient if patient.isdigit() and study.isdigit() else case
 
 
-def pair_files(maps: Path, references: Path) -> dict[str, tuple[Path, Path]]:
-    """Map and reference of each case, by name.  Raises DataError for one without the other."""
+def pair_files(
+    maps: Path, references: Path, *, allow_missing: bool = False
+) -> dict[str, tuple[Path, Path]]:
+    """Map and reference of each case, by name.  Raises DataError for one without the other, but with
+    ``allow_missing`` leaves out references without a map."""
     together = (
         maps.resolve() == references.resolve()
     )  # then only a file's ending tells the two apart
     found = _named(maps, "_detection_map", "detection_map", only_ending=together)
     wanted = _named(references, "_label", "label", only_ending=together)
+    if allow_missing:
+        wanted = {case: file for case, file in wanted.items() if case in found}
     for folder, names, others, what in (
         (references, wanted, found, "detection map"),
         (maps, found, wanted, "reference"),

@@ -213,6 +213,39 @@ def test_the_command_line(command, tmp_path, model_folder, study_folder) -> None
     assert command(*line, "--force")[0] == 0
 
 
+def test_from_picais_files_to_figures(command, tmp_path, model_folder, study) -> None:
+    """prepare, detect in each study, score: the lines of the manual on invented cases."""
+    from apps.medical.data.plan import read_plan
+    from apps.medical.detection.picai import LABELS, list_cases
+    from apps.medical.detection.synthetic import write_dataset
+
+    pytest.importorskip("picai_eval")
+    write_dataset(study, tmp_path / "d", 3, positive=1, seed=1)
+    images, labels = tmp_path / "d" / "images", tmp_path / "d" / "labels"
+    line = ("prepare", images, labels, "--out", tmp_path / "set", "--spacing", "2,2,3")
+    code, report, _ = command(*line, "--shape", "32,32,12", "--patch", "16,16,12")
+    assert code == 0
+    assert (report["cases"], report["positive"], report["left_out"]) == (3, 3, 0)
+    assert read_plan(tmp_path / "set" / "plan.yaml").patch == [16, 16, 12]
+    assert command(*line, "--shape", "32;32;12")[0] == 2
+
+    for case in list_cases(images, labels).cases[:2]:
+        folder = case.images["t2w"].parent
+        line = ("detect", folder, "--model", model_folder, "--out", tmp_path / "out")
+        assert command(*line)[0] == 0
+    line = ("score", "--pred", tmp_path / "out", "--ref", labels / LABELS[0])
+    line = (*line, "--out", tmp_path / "figures.json")
+    code, report, errors = command(*line)
+    assert code == 3
+    assert "no detection map of case" in errors
+    code, report, _ = command(*line, "--allow-missing")
+    assert code == 0
+    assert (report["cases"], report["patients"], report["positive_cases"]) == (2, 2, 2)
+    assert report["auroc"]["value"] is None  # no negative case
+    assert json.loads((tmp_path / "figures.json").read_text()) == report
+    assert command(*line, "--allow-missing")[0] == 2
+
+
 def test_the_command_lines_mistakes(command, tmp_path, model_folder, study_folder) -> None:
     line = ("detect", study_folder, "--model", model_folder, "--out", tmp_path / "out")
     code, _, errors = command(*line, "--threshold", "dynamik")

@@ -127,6 +127,16 @@ def test_files_may_be_named_one_by_one(tmp_path, study, write_study) -> None:
         read_study(folder, hbv="gone.mha")
 
 
+def test_no_case_is_called_like_a_way_out(tmp_path, study, write_study, monkeypatch) -> None:
+    """`detect ..` must not write into, let alone replace, the folder above."""
+    folder = tmp_path / "a"
+    for role in ("t2w", "adc", "hbv"):
+        write_image(getattr(study, role), folder / f"{role}.mha")
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    assert read_study(Path("..")).case == "a"
+
+
 def test_missing_and_twofold_images_are_named(tmp_path, write_study) -> None:
     with pytest.raises(DataError, match=r"no high b-value image \(case_hbv"):
         read_study(write_study(tmp_path / "a", roles=("t2w", "adc")))

@@ -268,7 +268,12 @@ def test_folders_that_do_not_match_are_named(tmp_path) -> None:
     save(references / "two.nii.gz", array.astype(np.uint8))
     with pytest.raises(DataError, match=r"two\.nii\.gz: no detection map of case two"):
         pair_files(maps, references)
+    assert list(pair_files(maps, references, allow_missing=True)) == ["one"]
     (references / "two.nii.gz").unlink()
+    save(maps / "three.nii.gz", array)
+    with pytest.raises(DataError, match=r"three\.nii\.gz: no reference of case three"):
+        pair_files(maps, references, allow_missing=True)
+    (maps / "three.nii.gz").unlink()
     moved = np.eye(4)
     moved[0, 3] = 5
     save(references / "one.nii.gz", array.astype(np.uint8), moved)
