@@ -114,8 +114,7 @@ class DimsePacs(Pacs):
                 if status.Status in PENDING:
                     count += 1
                     if count > limit:
-                        raise self._too_many({"STUDY": "studies", "SERIES": "series"}.get(
-                            level, "instances"), limit)  # fmt: skip
+                        raise self._too_many(level, limit)
                     if answer is None:
                         raise DataError(
                             f"{self.address.url}: an answer to the search is unreadable"

@@ -60,7 +60,7 @@ class Session(requests.Session):
         super().__init__()
         self.trust_env = False
         self.headers["Accept-Encoding"] = "identity"  # small bodies could unfold to huge ones
-        self._limit = bounds.answer_bytes
+        self._limit, self._timeout = bounds.answer_bytes, bounds.timeout
         for scheme in ("http://", "https://"):
             self.mount(scheme, _Adapter())
         if login.user:
@@ -78,6 +78,7 @@ class Session(requests.Session):
         for quoted, plain in (("%2A", "*"), ("%3F", "?"), ("+", "%20")):
             query = query.replace(quoted, plain)
         url = address + mark + query
+        options["timeout"] = self._timeout
         return super().request(method, url, *args, **options)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:

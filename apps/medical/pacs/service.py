@@ -28,6 +28,7 @@ SERIES_KEYS = (
     "NumberOfSeriesRelatedInstances",
 )  # fmt: skip
 INSTANCE_KEYS = ("SOPClassUID", "SOPInstanceUID")
+PLURAL = {"STUDY": "studies", "SERIES": "series", "IMAGE": "instances"}
 
 
 class ConnectionLost(ResourceError):
@@ -123,7 +124,7 @@ class Pacs(ABC):
                 if series is not None and admits(wanted, told):
                     found[series.uid] = series
             if len(found) > self.bounds.series:
-                raise self._too_many("series", self.bounds.series)
+                raise self._too_many("SERIES", self.bounds.series)
         return sorted(found.values(), key=lambda s: (s.date, s.study, _order(s.number), s.uid))
 
     def instances(self, series: Series) -> list[Instance]:
@@ -161,10 +162,11 @@ class Pacs(ABC):
         """Let go of connections."""
         return
 
-    def _too_many(self, what: str, limit: int) -> UsageError:
+    def _too_many(self, level: str, limit: int) -> UsageError:
+        what = PLURAL[level]
+        more = "" if level == "IMAGE" else " or raise --limit"
         return UsageError(
-            f"{self.address.url}: more than {limit} {what} match; narrow the search"
-            + (" or raise --limit" if what != "instances" else "")
+            f"{self.address.url}: more than {limit} {what} match; narrow the search{more}"
         )
 
 

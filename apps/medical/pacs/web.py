@@ -45,10 +45,8 @@ class WebPacs(Pacs):
     def __init__(self, address: Address, bounds: Bounds, login: Login) -> None:
         super().__init__(address, bounds)
         self._session = Session(bounds, login)
-        self._client = DICOMwebClient(
-            address.url, session=self._session, permissive_uid=True, timeout=bounds.timeout
-        )
-        self._client.set_http_retry_params(retry=False)  # ``transfer`` tries again
+        self._client = DICOMwebClient(address.url, session=self._session, permissive_uid=True)
+        self._client.set_http_retry_params(retry=False)  # ``patiently`` does it
         self._accepts = [
             'multipart/related; type="application/dicom"; transfer-syntax=*',  # as it is stored
             'multipart/related; type="application/dicom"',
@@ -90,8 +88,7 @@ class WebPacs(Pacs):
                     continue
                 seen.add(uid)
                 if len(seen) > limit:
-                    names = {"STUDY": "studies", "SERIES": "series"}
-                    raise self._too_many(names.get(level, "instances"), limit)
+                    raise self._too_many(level, limit)
                 yield answer
             # A server may give fewer than a page, and one that knows no offset the same again.
             if len(seen) == before or len(answers) > limit:
@@ -143,12 +140,7 @@ class WebPacs(Pacs):
 
     def _get(self, url: str) -> requests.Response:
         while True:
-            response = self._session.get(
-                url,
-                headers={"Accept": self._accepts[0]},
-                stream=True,
-                timeout=self.bounds.timeout,
-            )
+            response = self._session.get(url, headers={"Accept": self._accepts[0]}, stream=True)
             if response.status_code in (400, 406, 415) and len(self._accepts) > 1:
                 response.close()
                 del self._accepts[0]  # an older server, which knows no wild card
@@ -164,6 +156,8 @@ class WebPacs(Pacs):
             raise DataError(f"the PACS sends {length} bytes, more than the limit of {limit}")
         chunks = bounded(self._pieces(response), limit + MOST_HEADERS)
         if kind == "application/dicom":  # against the standard, but some servers do
+            if not length and "chunked" not in response.headers.get("Transfer-Encoding", ""):
+                raise DataError("the PACS announces no length, so that a part looks like the whole")
             return chunks
         if kind != "multipart/related" or not parameters.get("boundary"):
             raise DataError(
@@ -195,7 +189,6 @@ class WebPacs(Pacs):
                             "Content-Type": body.content_type,
                             "Accept": "application/dicom+json",
                         },
-                        timeout=self.bounds.timeout,
                     )
             failed, note = _store_answer(response, item)
             if response.status_code in (200, 202) and not failed:

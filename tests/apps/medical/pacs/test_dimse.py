@@ -325,13 +325,13 @@ def slow_line(peer) -> Iterator[str]:
 
 
 def test_a_slow_line_is_not_silence(peer, slow_line, make_series, tmp_path, pulled) -> None:
-    """An image of 2 MB takes four times the timeout each way."""
-    peer.made = [make_series("large", slices=1, size=1022)]
+    """An image of 3 MB takes twice the timeout each way."""
+    peer.made = [make_series("large", slices=1, size=1250)]
     peer.start()
-    pacs = connect(parse_address(slow_line), bounds=Bounds(timeout=0.5, retries=0))
+    pacs = connect(parse_address(slow_line), bounds=Bounds(timeout=1.5, retries=0))
     report = pull(pacs, Query(patient="P1"), tmp_path / "out")
     assert (report["received"], report["stopped"]) == (1, None)
-    assert report["seconds"] > 1
+    assert report["seconds"] > 1.5
     (path,) = pulled(tmp_path / "out").values()
     report = push(pacs, [path])
     assert (report["stored"], report["stopped"]) == (1, None)

@@ -251,6 +251,11 @@ def broken(kind: str, server: Server) -> Callable[[Handler], bool]:
             handler.image(encoded(other))
         elif kind == "another image":
             handler.image(server.made[0].files[sorted(server.made[0].files)[1]].read_bytes())
+        elif kind == "no length":  # and only a part of it
+            body = server.made[0].files[first].read_bytes()
+            head = b"HTTP/1.0 200 OK\r\nContent-Type: application/dicom\r\n\r\n"
+            handler.wfile.write(head + body[: len(body) - 100])
+            handler.close_connection = True
         elif kind == "large":
             other.PixelData = bytes(2**20)
             handler.image(encoded(other))
@@ -286,6 +291,7 @@ def encoded(dataset: pydicom.Dataset) -> bytes:
         ("not dicom", "not a DICOM file"),
         ("another series", "another object"),
         ("another image", "another object"),
+        ("no length", "looks like the whole"),
         ("large", "limit"),
         ("endless", "limit"),
         ("404", "404"),
