@@ -244,9 +244,9 @@ def _facts(header: Dataset) -> dict[str, str]:
 
 def _group_facts(levels: Sequence[Dataset]) -> dict[str, str]:
     facts = {name: printable(in_group(levels, *where)) for name, where in _ENHANCED_FACTS.items()}
-    b = to_float(facts["b"])
-    if b is not None:
-        facts["b"] = f"{b:g}"
+    for name in ("b", "echo time"):
+        value = to_float(facts[name])
+        facts[name] = facts[name] if value is None else f"{value:g}"
     return {name: value for name, value in facts.items() if value}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -392,3 +393,29 @@ def test_read_like_simpleitk_on_real_studies(dicom_data) -> None:
             check_against_simpleitk(read_series(info), info.files[0].parent)
             seen += 1
     assert seen == 6
+
+
+def test_enhanced_multiframe_of_two_vendors_against_dcm2niix() -> None:
+    """Philips and Siemens files of github.com/neurolabusc/dcm_qa_enh (BSD-2), with its NIfTIs."""
+    import nibabel as nib
+
+    place = os.environ.get("TRIPTYCH_DCM_QA_ENH")
+    if not place or not Path(place, "Ref").is_dir():
+        pytest.skip("TRIPTYCH_DCM_QA_ENH names no clone of neurolabusc/dcm_qa_enh")
+    field_map = list_series(Path(place, "In/Philips/IM_0027_fMAP.dcm"))
+    assert [info.part for info in field_map] == ["echo time 0", "echo time 1.52"]
+    series = list_series(Path(place, "In/Siemens/XA10"))
+    assert [info.part for info in series] == [f"file {n}" for n in (1, 2, 3, 4)]
+    pairs = [(field_map[0], "Philips_WIP_B0_NS_801_e2_fieldmaphz.nii", None)]
+    pairs += [(info, "Siemens_REST1_w_SMS_PF7-8_6.nii", t) for t, info in enumerate(series)]
+    for info, name, time in pairs:
+        volume = read_series(info)
+        image = nib.load(Path(place, "Ref", name))
+        theirs = np.asarray(image.dataobj)
+        theirs = theirs if time is None else theirs[..., time]
+        index = np.indices(volume.shape).reshape(3, -1)
+        world = volume.affine[:3, :3] @ index + volume.affine[:3, 3:]
+        where = np.linalg.solve(image.affine[:3, :3], world - image.affine[:3, 3:])
+        np.testing.assert_allclose(where, where.round(), atol=1e-3)
+        found = theirs[tuple(where.round().astype(int))].reshape(volume.shape)
+        np.testing.assert_allclose(volume.array, found, atol=0.01)  # NIfTI's slope is a float32
