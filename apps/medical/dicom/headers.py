@@ -233,17 +233,19 @@ _ENHANCED_FACTS = {
 
 
 def _facts(header: Dataset) -> dict[str, str]:
-    facts = {}
     b = _b_value(header)
-    if b is not None:
-        facts["b"] = f"{b:g}"
-    for name, keyword in _CLASSIC_FACTS.items():
-        facts[name] = printable(header.get(keyword))
-    return {name: value for name, value in facts.items() if value}
+    facts = {"b": "" if b is None else str(b)}
+    facts |= {name: printable(header.get(keyword)) for name, keyword in _CLASSIC_FACTS.items()}
+    return _told(facts)
 
 
 def _group_facts(levels: Sequence[Dataset]) -> dict[str, str]:
     facts = {name: printable(in_group(levels, *where)) for name, where in _ENHANCED_FACTS.items()}
+    return _told(facts)
+
+
+def _told(facts: dict[str, str]) -> dict[str, str]:
+    """Without what is not said; numbers in one way of writing, 800 and not 800.0."""
     for name in ("b", "echo time"):
         value = to_float(facts[name])
         facts[name] = facts[name] if value is None else f"{value:g}"

@@ -132,8 +132,8 @@ def test_echoes_of_two_time_points_are_split_twice(write, tmp_path) -> None:
 
         write(f"{place}", edit=edit)
     assert [info.part for info in list_series(tmp_path / "in")] == [
-        "echo time 10.0, time point 1", "echo time 10.0, time point 2",
-        "echo time 20.0, time point 1", "echo time 20.0, time point 2",
+        "echo time 10, time point 1", "echo time 10, time point 2",
+        "echo time 20, time point 1", "echo time 20, time point 2",
     ]  # fmt: skip
 
 
