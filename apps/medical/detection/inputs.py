@@ -19,6 +19,7 @@ are those of DIAGNijmegen/picai_prep's mappings for ProstateX, and vendors' usua
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -264,11 +265,12 @@ def _preference(series: SeriesInfo) -> tuple[float, int]:
 
 
 def _named(series: SeriesInfo) -> str:
-    return f"series {series.number}, {series.title or series.uid}"
+    number = "a series" if series.number is None else f"series {series.number}"
+    return f"{number}, {series.title or series.uid}"
 
 
 def _listed(found: Sequence[SeriesInfo]) -> str:
-    names = [f"{s.number}: {s.title or s.uid}" for s in found]
+    names = [(f"{s.number}: " if s.number is not None else "") + (s.title or s.uid) for s in found]
     return "the study has " + "; ".join(names[:12]) + ("; ..." if len(names) > 12 else "")
 
 
@@ -277,6 +279,13 @@ def _checked(
 ) -> Biparametric:
     """The study, after what would make its channels meaningless is ruled out."""
     said = list(notes)
+    for first, second in itertools.combinations(ROLES, 2):
+        same = volumes[first].path == volumes[second].path
+        if same and chosen[first] == chosen[second]:
+            raise UsageError(
+                f"{chosen[first]} is given as {TITLES[first]} and as {TITLES[second]}; name another "
+                f"with --{second}"
+            )
     for role, volume in volumes.items():
         if volume.rank != 3 or not volume.physical or volume.channels != 1:
             raise DataError(f"{volume.path}: {TITLES[role]} must be one volume in space")

@@ -123,6 +123,13 @@ def test_files_may_be_named_one_by_one(tmp_path, study, write_study) -> None:
     assert found.chosen["hbv"] == "other.mha"
     names = {role: f"case_{role}.mha" for role in ("t2w", "adc", "hbv")}
     assert read_study(folder, **names).case == "a"
+    places = {role: tmp_path / role / "image.mha" for role in names}  # one name in three folders
+    for role, place in places.items():
+        write_image(getattr(study, role), place)
+    found = read_study(folder, **{role: str(place) for role, place in places.items()})
+    assert found.source.files == tuple(places.values())
+    with pytest.raises(UsageError, match="given as T2-weighted and as ADC map"):
+        read_study(folder, **(names | {"adc": "case_t2w.mha"}))
     with pytest.raises(UsageError, match="no such file"):
         read_study(folder, hbv="gone.mha")
 
@@ -221,6 +228,8 @@ def test_a_dicom_study_without_adc_says_what_there_is(tmp_path, dicom) -> None:
     with pytest.raises(DataError, match=r"no ADC map series; name one with --adc.*7: something"):
         read_study(folder)
     assert read_study(folder, adc="something").chosen["adc"] == "series 7, something"
+    with pytest.raises(UsageError, match=r"BVAL is given as ADC map and as high b-value"):
+        read_study(folder, adc="BVAL")
 
 
 @pytest.fixture(scope="session")
