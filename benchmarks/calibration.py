@@ -12,9 +12,9 @@ The result holds the calibration error and the likelihood near the structures, a
 temperature scaling; per label Dice, what its confidence, its expected Dice (beside the error of one
 number for all cases), its extent and its volume range are worth; each with a 95 % bootstrap interval
 over patients, what is chosen on cases being judged by cross-fitting.  The same is measured with
-mirrored copies averaged (``--tta``), which costs as many passes as there are mirrorings.
+mirrored copies averaged, as ``predict --tta`` does.
 
-41 held-out cases of ``hippocampus``: 20 CPU-seconds, 25 with ``--tta``, on one core of a 2-core AMD
+41 held-out cases of ``hippocampus``: one CPU-minute, two with mirrored copies, on a busy 2-core AMD
 EPYC; nothing is random but the halves (seed 0).
 """
 

@@ -108,3 +108,33 @@ def command(run_json: Callable[..., Any]) -> Callable[..., tuple[int, dict, str]
     from apps.medical.run import app
 
     return run_json(app)
+
+
+@pytest.fixture(scope="session")
+def calibration() -> Callable[..., Any]:
+    """A calibration by hand, of the labels "front" and "back" of ``make_plan``'s models."""
+    from apps.medical.uncertainty import LEVELS, Bin, Calibration, Figure, LabelCalibration, Seen
+
+    def make(**changes: Any) -> Calibration:
+        figure = Figure(mean=0.876, ci95=(0.851, 0.912), n=20)
+        label = LabelCalibration(
+            dice=figure, confidence=figure, precision=figure, dice_shift=0.1,
+            expected_dice_error=Figure(mean=0.03, ci95=None, n=20),
+            dice_constant_error=Figure(mean=0.05, ci95=None, n=20),
+            dice_margin=0.2, dice_coverage=figure, miss_rate=figure, threshold=0.25,
+            extent_miss_rate=figure, volume_factor=1.5, volume_coverage=figure,
+        )  # fmt: skip
+        values: dict[str, Any] = {
+            "temperature": 2.0, "ece_before": figure, "ece_after": figure, "nll_before": figure,
+            "nll_after": figure, "alpha": 0.1, "labels": {"front": label, "back": label},
+            "reliability": [Bin(confidence=0.9, accuracy=0.8, share=1.0)],
+            "seen": Seen(
+                extent=[(10, 40)] * 3, volumes={"front": (0.001, 100.0), "back": (0.001, 100.0)},
+                uncertainty=(0.0, 1.0), quantiles=[[0.0] * len(LEVELS)], quantile_distance=[9.0],
+            ),
+            "cases": 20, "patients": 19, "dataset": "synthetic", "cases_sha256": "", "how": "by hand",
+            "overlap": 0.5, "tta": False, "seed": 0, "tensors_sha256": None,
+        }  # fmt: skip
+        return Calibration.model_validate(values | changes)
+
+    return make
