@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH = 7.1  # inches: the text width of an A4 page
 DPI = 150
-TALLEST = 6.3  # inches; a report of few findings then has the planes on its first page
+TALLEST = 6.5  # inches: what stays of a page for a picture with a heading and a caption
 SLICES, ROW = 12, 1.4  # thumbnails, and the tallest of them in inches
 HEAT = "inferno"
 

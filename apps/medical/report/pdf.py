@@ -10,14 +10,15 @@ from apps.medical.report.contents import Contents, Pairs, Table
 from apps.medical.report.figures import Picture
 
 MARGIN = 14  # mm
+SMALLEST = 0.7  # of its own size may a picture get to stay on a page
 INK, SOFT, LINE = "#1b1f24", "#57606a", "#d5dae0"
 
 
 def render(contents: Contents) -> bytes:
     """The whole document. The same contents give the same bytes."""
     from reportlab.lib.pagesizes import A4
-    from reportlab.lib.units import inch, mm
-    from reportlab.platypus import Image, KeepTogether, Paragraph, SimpleDocTemplate, Spacer
+    from reportlab.lib.units import mm
+    from reportlab.platypus import Image, Paragraph, SimpleDocTemplate, Spacer
     from reportlab.platypus import Table as Grid
 
     fonts = _fonts()
@@ -26,15 +27,6 @@ def render(contents: Contents) -> bytes:
 
     def text(value: str, kind: str = "body") -> Any:
         return Paragraph(escape(value).replace("\n", "<br/>"), style[kind])
-
-    def picture(shown: Picture) -> list[Any]:
-        scale = min(1.0, width / (shown.width * inch))
-        image = Image(
-            BytesIO(shown.png), width=shown.width * inch * scale, height=shown.height * inch * scale
-        )
-        # Kept with its caption, and the first one with the heading.
-        image.keepWithNext = 1
-        return [image, text(shown.caption, "note"), Spacer(1, 3 * mm)]
 
     def pairs(found: Pairs) -> Any:
         cells = [[text(name, "soft"), text(value)] for name, value in found]
@@ -66,10 +58,10 @@ def render(contents: Contents) -> bytes:
         said = [text("Nothing unusual was noticed about this image.")]
         story.append(_box(said, width, "#4a9d6f", "#eef8f2"))
     story += [text("Measurements", "head"), *_table(c.findings, width, style, text)]
-    story.append(text("Pictures", "head"))
-    for shown in c.pictures:
-        story += picture(shown)
-    story.append(KeepTogether([text("Image", "head"), pairs(c.image)]))
+    story += [text("Image", "head"), pairs(c.image)]
+    for number, shown in enumerate(c.pictures):
+        head = text("Pictures", "head") if number == 0 else None
+        story += [_fitting(shown, head, text(shown.caption, "note")), Spacer(1, 3 * mm)]
     story.append(text("How far to trust this model", "head"))
     words: list[Any] = []
     for value in c.trust_text:
@@ -103,6 +95,36 @@ def render(contents: Contents) -> bytes:
 
     document.build(story, onFirstPage=footer, onLaterPages=footer)
     return stream.getvalue()
+
+
+def _fitting(shown: Picture, head: Any, caption: Any) -> Any:
+    """A picture with its heading and caption, a little smaller where that saves a page."""
+    from reportlab.lib.units import inch
+    from reportlab.lib.utils import ImageReader
+    from reportlab.platypus.flowables import Flowable
+
+    class Fitting(Flowable):
+        def wrap(self, width: float, height: float) -> tuple[float, float]:
+            natural = min(1.0, width / (shown.width * inch))
+            around = caption.wrap(width, height)[1] + 4
+            around += head.wrap(width, height)[1] + 10 if head is not None else 0
+            room = (height - around) / (shown.height * inch)
+            self.scale = min(natural, room) if room >= SMALLEST * natural else natural
+            self.width, self.height = width, around + shown.height * inch * self.scale
+            return self.width, self.height
+
+        def draw(self) -> None:
+            top = self.height
+            if head is not None:
+                top -= head.height + 6
+                head.drawOn(self.canv, 0, top)
+                top -= 4
+            wide, tall = shown.width * inch * self.scale, shown.height * inch * self.scale
+            left = (self.width - wide) / 2
+            self.canv.drawImage(ImageReader(BytesIO(shown.png)), left, top - tall, wide, tall)
+            caption.drawOn(self.canv, 0, 0)
+
+    return Fitting()
 
 
 _TOP = [("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]
