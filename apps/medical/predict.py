@@ -52,6 +52,7 @@ class CaseResult:
     seconds: float = 0.0
     error: str | None = None
     skipped: bool = False
+    unlike: int = 0  # how many of the warnings say that the image is unlike the training's
 
     def to_nibabel(self) -> Any:
         """The labels as a nibabel image on the input's grid."""
@@ -274,7 +275,9 @@ def _read(
             "finite value"
         )
     seen = calibration.seen if calibration is not None else None
-    result.warnings += input_warnings(volumes, prepared, plan, seen)
+    unlike = input_warnings(volumes, prepared, plan, seen)
+    result.warnings += unlike
+    result.unlike = len(unlike)
     return volumes, prepared
 
 
@@ -393,7 +396,10 @@ def _add_confidence(
         "calibrated": calibration is not None,
     }
     seen = calibration.seen if calibration is not None else None
-    result.warnings += output_warnings(stats, confidence.mean_inside, seen)
+    unlike = output_warnings(stats, confidence.mean_inside, seen)
+    result.warnings += unlike
+    result.unlike += len(unlike)
+    stats["uncertainty"]["unlike_training"] = result.unlike > 0
 
 
 def _differs(calibration: Calibration | None, options: Options) -> str:

@@ -145,6 +145,11 @@ def _findings(stats: Mapping[str, Any], calibration: Calibration | None) -> Tabl
         rows.append([*row, _intensity(entry["mean_intensity"])])
         colours.append(colour_of(entry["label"]))
     notes = []
+    if calibration and stats["uncertainty"].get("unlike_training"):
+        notes.append(
+            "This image is unlike the held-out cases (see above): its ranges, extents, confidences "
+            "and expected Dice may be worth nothing."
+        )
     if calibration:
         alpha = f"{calibration.alpha:.0%}"
         notes.append(

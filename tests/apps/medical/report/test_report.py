@@ -43,7 +43,7 @@ def labels(shape=(20, 24, 16)) -> np.ndarray:
 def report(make_plan, calibration):
     """Make the contents of a report; ``calibrated`` as a model on its own held-out cases."""
 
-    def make(case="case", calibrated=True, warnings=(), image=None, identify=False):
+    def make(case="case", calibrated=True, warnings=(), image=None, identify=False, unlike=False):
         spec = ModelSpec(
             name="small", network=NetworkSpec(name="unet", rank=3, in_channels=1, out_channels=3),
             plan=make_plan(), labels=NAMES, metrics={"front": {"dice": 0.7531, "hd95": 2.0}},
@@ -57,6 +57,7 @@ def report(make_plan, calibration):
             if calibrated:
                 entry |= {"dice_at_least": 0.741, "extent_mL": 3.21, "range_mL": [0.412, 0.934]}
         stats["uncertainty"] = {"mean_inside": 0.2, "calibrated": calibrated, "note": "a note"}
+        stats["uncertainty"]["unlike_training"] = unlike
         doubt = np.full(labels().shape, 0.1, np.float32)
         return gather(
             case, [image], labels(), doubt, stats, model, warnings, "overlap 0.5", identify=identify
@@ -108,7 +109,13 @@ def test_the_page_says_what_a_reader_needs(report) -> None:
         "1 × 1.5 × 2.5 mm", "small (unet, 3-D)", "abcdef012345", "radiological convention",
     ):  # fmt: skip
         assert words.lower() in text.lower(), words
+    assert "may be worth nothing" not in text
     assert len([t for t, _ in Page(page.render(report())).tags if t == "img"]) == 3
+
+
+def test_an_image_unlike_the_held_out_ones_voids_the_promises(report) -> None:
+    assert "may be worth nothing" in Page(page.render(report(unlike=True))).text
+    assert "may be worth nothing" in " ".join(pages(pdf.render(report(unlike=True))))
 
 
 def test_without_calibration_nothing_pretends_to_be_calibrated(report) -> None:
