@@ -164,12 +164,12 @@ def test_tta_and_fast_and_folds(tmp_path, save_small, make_plan, write_volume) -
         save_small(tmp_path / "m" / f"fold_{fold}", make_plan(), seed=fold)
     path = write_volume(shape=(34, 20, 20), affine=np.eye(4))
     out = tmp_path / "out"
-    ensemble = only(predict(path, tmp_path / "m", out / "a", tta=True))
+    ensemble = only(predict(path, tmp_path / "m", out / "a", tta=True, report=False))
     assert ensemble.folder is not None
     manifest = json.loads((ensemble.folder / "manifest.json").read_text())
     assert manifest["model"]["folds"] == ["fold_0", "fold_1"]
     assert manifest["options"]["tta"] is True
-    fast = only(predict(path, tmp_path / "m", out / "b", fast=True))
+    fast = only(predict(path, tmp_path / "m", out / "b", fast=True, report=False))
     manifest = json.loads((fast.folder / "manifest.json").read_text())
     assert manifest["model"]["folds"] == ["fold_0"]
     assert manifest["options"]["overlap"] == 0.25
@@ -234,7 +234,8 @@ def test_one_bad_input_among_many(tmp_path, model_3d, write_volume) -> None:
     good, other = write_volume("good.nii.gz"), write_volume("other.nii.gz", seed=1)
     bad = tmp_path / "in" / "bad.nii.gz"
     bad.write_bytes(good.read_bytes()[:200])  # a truncated gzip
-    results = predict([good, bad, tmp_path / "in" / "gone.nii", other], model_3d, tmp_path / "out")
+    files = [good, bad, tmp_path / "in" / "gone.nii", other]
+    results = predict(files, model_3d, tmp_path / "out", report=False)
     report = as_json(results)
     assert [case["status"] for case in report["cases"]] == ["done", "failed", "failed", "done"]
     assert (report["done"], report["failed"]) == (2, 2)
@@ -272,13 +273,13 @@ def test_four_dimensional_input_says_what_to_do(model_3d, write_volume) -> None:
 def test_existing_output_is_detected_before_any_work(tmp_path, model_3d, write_volume) -> None:
     first, second = write_volume("one.nii.gz"), write_volume("two.nii.gz", seed=1)
     out = tmp_path / "out"
-    predict(second, model_3d, out)
+    predict(second, model_3d, out, report=False)
     stamp = (out / "two" / "manifest.json").read_bytes()
     with pytest.raises(UsageError, match=r"two already exists.*--force.*--continue"):
         predict([first, second], model_3d, out)
     assert sorted(p.name for p in out.iterdir()) == ["two"]
 
-    results = predict([first, second], model_3d, out, resume=True)
+    results = predict([first, second], model_3d, out, resume=True, report=False)
     assert [r.skipped for r in results] == [False, True]
     assert (out / "two" / "manifest.json").read_bytes() == stamp
     (out / "two" / "mine.txt").write_text("x")
@@ -299,14 +300,14 @@ def test_output_that_is_a_file(tmp_path, model_3d, write_volume) -> None:
         predict(write_volume(), model_3d, tmp_path / "out")
 
 
-@pytest.mark.parametrize("where", ["seg", "overlay", "manifest"])
+@pytest.mark.parametrize("where", ["seg", "overlay", "report", "manifest"])
 @pytest.mark.parametrize("force", [False, True])
 def test_full_disk_leaves_no_half_case(
     tmp_path, model_3d, write_volume, monkeypatch, where, force
 ) -> None:
     first, second = write_volume("one.nii.gz"), write_volume("two.nii.gz", seed=1)
-    out = tmp_path / "out"
-    predict([first, second] if force else first, model_3d, out)
+    out, reported = tmp_path / "out", where == "report"
+    predict([first, second] if force else first, model_3d, out, report=False)
     kept = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
     def full(*args, **kwargs):
@@ -316,6 +317,8 @@ def test_full_disk_leaves_no_half_case(
         monkeypatch.setattr(nib, "save", full)
     elif where == "overlay":
         monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    elif where == "report":
+        monkeypatch.setattr(Path, "write_bytes", full)
     else:
         original = Path.write_text
 
@@ -324,7 +327,7 @@ def test_full_disk_leaves_no_half_case(
 
         monkeypatch.setattr(Path, "write_text", write_text)
     with pytest.raises(ResourceError, match="no space left"):
-        predict(second, model_3d, out, force=force)
+        predict(second, model_3d, out, force=force, report=reported)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == kept
     assert not leftovers(out)
 
