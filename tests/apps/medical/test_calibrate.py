@@ -199,3 +199,25 @@ def test_an_ensembles_folds_are_calibrated_one_by_one(tmp_path, dataset, save_sm
     assert "averages 2" in result.stats["uncertainty"]["note"]
     (result,) = predict(image, tmp_path / "m", folds="1")
     assert result.stats["uncertainty"]["calibrated"] is True
+
+
+def test_numbered_objects_get_a_temperature_and_no_extents(tmp_path, save_small, make_plan) -> None:
+    from PIL import Image
+
+    for number in range(8):
+        rng = np.random.default_rng(number)
+        ids = np.zeros((32, 40), np.uint8)
+        ids[4:12, 4:12], ids[15:25, 20:30] = 1, 2
+        for kind, array in (("images", 60 * (ids > 0) + rng.integers(0, 40, ids.shape)),
+                            ("instances", ids)):  # fmt: skip
+            (tmp_path / "d" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(tmp_path / "d" / kind / f"n{number}.png")
+    model = save_small(tmp_path / "m", make_plan(rank=2, target="instances"))
+    (found,) = calibrate(model, tmp_path / "d", external=True).values()
+    assert found.cases == 8
+    assert found.labels == {}
+    assert found.nll_after.mean < found.nll_before.mean  # a random network is anything but sure
+    (result,) = predict(tmp_path / "d" / "images" / "n0.png", model, tmp_path / "out")
+    assert result.error is None
+    assert result.stats["uncertainty"]["calibrated"] is True
+    assert "8 cases" in (result.folder / "report.html").read_text()

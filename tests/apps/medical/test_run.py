@@ -17,7 +17,7 @@ from core.errors import UsageError
 
 VERBS = {
     "info", "check", "plan", "train", "predict", "evaluate", "ensemble", "postprocess", "export",
-    "deidentify", "pull", "push",
+    "calibrate", "deidentify", "pull", "push",
 }  # fmt: skip
 # Keeps a test's training to a few steps of a few milliseconds.
 SMALL = (
