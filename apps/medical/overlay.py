@@ -89,11 +89,12 @@ def planes(
 
 @dataclass(frozen=True)
 class Turned:
-    """A volume's grey values 0..1 and labels with axes to the patient's right, anterior, superior."""
+    """A volume and its labels with axes to the patient's right, anterior, superior: views of both."""
 
-    grey: np.ndarray
+    values: np.ndarray
     labels: np.ndarray
     edges: tuple[float, ...]
+    window: tuple[float, float]
 
     @classmethod
     def of(
@@ -107,8 +108,8 @@ class Turned:
         labels = np.asarray(labels).reshape(volume.shape)
         edges = tuple(spacing[axis] for axis in np.argsort(axes[:, 0]))
         volume = orientations.apply_orientation(volume, axes)
-        grey = _stretched(volume, window or _window(volume))
-        return cls(grey, orientations.apply_orientation(labels, axes), edges)
+        turned = orientations.apply_orientation(labels, axes)
+        return cls(volume, turned, edges, window or _window(volume))
 
     def cut(self, axis: int, index: int) -> Plane:
         """The plane across ``axis``: 0 sagittal, 1 coronal, 2 axial."""
@@ -119,7 +120,7 @@ class Turned:
         title = ("sagittal", "coronal", "axial")[axis]
         return Plane(
             f"{title}, slice {index + 1} of {self.labels.shape[axis]}",
-            np.take(self.grey, index, axis)[turn].T,
+            _stretched(np.take(self.values, index, axis), self.window)[turn].T,
             np.take(self.labels, index, axis)[turn].T,
             (self.edges[up], self.edges[across]),
             letters,

@@ -152,6 +152,7 @@ class Confidence:
         import torch
 
         scores = scores.float()
+        exact = torch.float32 if scores.device.type == "mps" else torch.float64  # it has no other
         p = (scores / self.temperature).softmax(0)
         classes = p.shape[0]
         # By the scores themselves: dividing by a temperature may tie two that differ in the last bit.
@@ -161,17 +162,16 @@ class Confidence:
         self.entropy[tuple(slice(a, b) for a, b in box)] = h.cpu().numpy()
         if self._sums is None:
             self._sums = np.zeros((4, classes))
-        chosen = p.gather(0, winner[None])[0].double().flatten()
+        chosen = p.gather(0, winner[None])[0].to(exact).flatten()
         flat = winner.flatten()
         self._sums[0] += torch.bincount(flat, minlength=classes).cpu().numpy()
         self._sums[1] += torch.bincount(flat, chosen, minlength=classes).cpu().numpy()
-        self._sums[2] += (
-            p.flatten(1).where(p.flatten(1) >= FAINT, 0.0).double().sum(1).cpu().numpy()
-        )
+        visible = p.where(p >= FAINT, 0.0).flatten(1)
+        self._sums[2] += visible.sum(1, dtype=exact).cpu().numpy()
         for k, threshold in enumerate(self.thresholds[:classes]):
             if threshold is not None:
                 self._sums[3, k] += int((p[k] >= threshold).sum())
-        self._inside += float(h[winner > 0].sum(dtype=torch.float64))
+        self._inside += float(h[winner > 0].sum(dtype=exact))
 
     def summary(self) -> list[dict[str, float | None]]:
         """Per class: confidence, expected_dice, extent_voxels; None where there is no such thing."""
