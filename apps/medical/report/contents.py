@@ -93,7 +93,7 @@ def gather(
         pictures=[picture for picture in pictures if picture is not None],
         model=_model(model, run),
         trust=_trust(calibration)
-        if calibration
+        if calibration and calibration.labels
         else _metrics(spec.metrics, "px" if spec.plan.spacing is None else "mm"),
         trust_text=_trust_text(calibration, stats),
         reliability=reliability_picture(calibration.reliability) if calibration else None,
