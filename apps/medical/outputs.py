@@ -143,6 +143,7 @@ def _write_segmentation(
     cleaner: Any,
 ) -> None:
     """seg.dcm. Numbered objects are no classes, for which a segment each would be wrong."""
+    from apps.medical.dicom.codes import codes_for, notes
     from apps.medical.dicom.segmentation import Algorithm, write_seg
     from core import __version__
 
@@ -150,6 +151,9 @@ def _write_segmentation(
     if spec.plan.target == "instances":
         result.warnings.append("no seg.dcm: this model numbers objects, which are not segments")
         return
+    # "anterior" alone is no structure: the model's and the data set's names say of what.
+    codes = spec.codes or codes_for(spec.labels, f"{spec.name} {spec.plan.dataset}")
+    result.warnings += notes(codes, spec.labels)
     digest = next(iter(model.weights.values()), "")[:12]
     parameters = {"overlap": f"{options.overlap:g}", "mirroring": str(options.tta)}
     if model.folds:
@@ -164,18 +168,14 @@ def _write_segmentation(
             folder / "seg.dcm",
             labels,
             reference,
-            {label: name for label, name in spec.labels.items()},
-            codes=_codes(spec),
+            spec.labels,
+            codes=codes,
             algorithm=algorithm,
             description=f"{spec.name} segmentation"[:64],
             deidentify=cleaner if cleaner is not None else False,
         )
     except DataError as error:
         result.warnings.append(f"no seg.dcm: {error}")
-
-
-def _codes(spec: Any) -> Any:
-    return getattr(spec, "codes", None) or None
 
 
 def _deidentifier() -> Any:

@@ -51,6 +51,10 @@ def test_results_in_dicom_agree_with_the_others(command, study, model_3d, tmp_pa
         "seg.nii.gz", "seg.dcm", "uncertainty.nii.gz", "stats.json", "overlay.png", "report.html",
         "report.pdf", "report.dcm", "manifest.json",
     }  # fmt: skip
+    (code,) = (
+        w for w in json.loads((case / "manifest.json").read_text())["warnings"] if "code" in w
+    )
+    assert "front, back" in code  # nobody's structures: only their names are known
     source = pydicom.dcmread(next(study.glob("*.dcm")))
     stored = read_seg(case / "seg.dcm")
     nifti = nib.load(case / "seg.nii.gz")
