@@ -23,6 +23,7 @@ from core.reporting import ROOT
 
 SILENCE_S = 180.0  # the longest a good worker is silent: CARLA may take a minute to load a town
 WORKER = (sys.executable, "-m", "apps.driving.evaluation.worker")
+LAST_WORDS_S = 2.0  # from a worker's end until what it said last has been read
 LINE = 2**24  # bytes
 SIMULATOR = {"SimulatorGone", "SensorMissing", "EgoGone"}  # errors that are no fault of the input
 
@@ -118,6 +119,7 @@ class Crew:
             if beat is not None and "beat" in answer:
                 beat(float(answer["beat"]))
         code = process.wait()
+        threads[1].join(LAST_WORDS_S)  # a child of its own may hold the pipe open
         last = complaints[-1].strip() if complaints else "without a word"
         raise Lost(f"process ended with code {code}: {last}")
 
