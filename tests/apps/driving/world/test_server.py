@@ -622,8 +622,9 @@ def test_asynchronous_mode_keeps_real_time(start):
         )
         """
     ).done()
-    assert 1.2 < fact["simulated"] < 1.8
-    assert 15 < fact["ticks"] < 40
+    # A busy machine makes it slower, none makes it faster.
+    assert 0.8 < fact["simulated"] < 1.8
+    assert 10 < fact["ticks"] < 40
 
 
 def test_client_killed_mid_tick_leaves_the_world_running(start):
