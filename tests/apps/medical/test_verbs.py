@@ -44,7 +44,10 @@ def test_predict_and_evaluate(run, tmp_path, model_3d, references) -> None:
     assert [case["status"] for case in report["cases"]] == ["done", "done"]
     for case in ("one", "two"):
         names = {file.name for file in (out / case).iterdir()}
-        assert names == {"seg.nii.gz", "stats.json", "overlay.png", "manifest.json"}
+        assert names == {
+            *("seg.nii.gz", "uncertainty.nii.gz", "stats.json", "overlay.png"),
+            *("report.html", "report.pdf", "manifest.json"),
+        }
     code, result, _ = run("evaluate", "--pred", out, "--ref", references, "--out", metrics)
     assert code == 0
     assert json.loads(metrics.read_text())["labels"] == result["labels"]

@@ -510,7 +510,11 @@ def test_an_interrupt_ends_the_process(peer, root, tmp_path, when) -> None:
             url = peer.url
         line = ["apps/medical/run.py", "pull", "--url", url, "--patient", "P1"]
         line += ["--out", str(tmp_path / "out"), "--timeout", "60"]
-        process = subprocess.Popen([sys.executable, *line], cwd=root, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, *line], cwd=root, stderr=subprocess.PIPE,
+            # Whoever runs the tests in the background may have had it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         try:
             assert reached.wait(60)
             time.sleep(0.3)
