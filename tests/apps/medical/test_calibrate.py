@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from apps.medical.calibrate import Held, calibrate, halve, summarise
+from apps.medical.calibrate import calibrate
+from apps.medical.calibration import Held, halve, summarise
 from apps.medical.data.datasets import open_dataset
 from apps.medical.data.splits import folds
 from apps.medical.predict import predict
