@@ -33,7 +33,7 @@ quickstart: $(VENV)/.installed
 	@$(PY) apps/timeseries/run.py forecast $(SERIES) --model etth1-96 --horizon 96 \
 		--level 80 --level 90 --out $(OUT)/etth1 --force
 	@echo
-	@echo "Look at the pictures:  $(OUT)/hippocampus_003/overlay.png and $(OUT)/etth1/forecast.html"
+	@echo "Look at the results:  $(OUT)/hippocampus_003/report.html and $(OUT)/etth1/forecast.html"
 	@echo "Next:"
 	@echo "  $(PY) apps/timeseries/run.py check YOUR.csv"
 	@echo "  $(PY) apps/timeseries/run.py models"
