@@ -14,7 +14,6 @@ reference and prediction with a margin of five voxels. Of a large box a seeded s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from scipy import ndimage
 
 from apps.medical.calibration import Held, summarise
 from apps.medical.data.plan import Plan
+from apps.medical.data.splits import digest, folds
 from apps.medical.metrics import overlap as dice_and_iou
 from apps.medical.uncertainty import (
     Calibration,
@@ -120,7 +120,7 @@ def measure(
         held, _names(plan), alpha=alpha, seed=seed,
         about={
             "dataset": dataset.name,
-            "cases_sha256": _digest([case.id for case in cases]),
+            "cases_sha256": digest([case.id for case in cases]),
             "how": "held-out cases, on the network's grid; temperature, ECE and likelihood within "
             f"{NEAR} voxels of the prediction; chosen figures cross-fitted between halves of the "
             "patients",
@@ -290,8 +290,6 @@ def held_out(
     model: Model, dataset: Dataset, fold: int | None = None, external: bool = False
 ) -> list[Case]:
     """The cases the model has not seen: its fold's validation cases, or all with ``external``."""
-    from apps.medical.data.splits import folds
-
     if external:
         return [case for case in dataset.cases if case.label is not None]
     training = model.spec.training
@@ -304,16 +302,10 @@ def held_out(
     if not 0 <= number < len(splits):
         raise UsageError(f"--fold {number}: {dataset.root} has folds 0 to {len(splits) - 1}")
     seen, unseen = splits[number]
-    digest = _digest(seen)
     known = training.get("cases_sha256")
-    if known is not None and known != digest:
+    if known is not None and known != digest(seen):
         raise DataError(
             f"{dataset.root}: fold {number} trains on other cases ({len(seen)}) than the model was "
             f"trained on ({training.get('cases', '?')}): its held-out cases cannot be told{hint}"
         )
     return [dataset.case(case_id) for case_id in unseen]
-
-
-def _digest(ids: Sequence[str]) -> str:
-    """As ``train`` writes it into model.json; importing that would cost seconds."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 
 from apps.medical.cases import provenance
 from apps.medical.data.volume import Volume, write_label_like
-from apps.medical.results import legend, now, write_probabilities
+from apps.medical.results import legend, model_record, now, write_probabilities
 from apps.medical.shipped import DISCLAIMER
 from core.errors import DataError
 from core.files import atomic_path, plain, sha256, write_json, write_text
@@ -200,15 +200,7 @@ def _manifest(
         "created": now(),
         "inputs": provenance(case, deidentify=options.deidentify),
         "outputs": {file.name: sha256(file) for file in sorted(folder.iterdir())},
-        "model": {
-            "name": spec.name,
-            "network": spec.network.name,
-            "folder": str(model.folder),
-            "folds": list(model.folds),
-            "weights": model.weights,
-            "licence": spec.licence,
-            "intended_use": spec.intended_use,
-        },
+        "model": model_record(model),
         "labels": {str(label): name for label, name in spec.labels.items()},
         "target": spec.plan.target,
         "channels_last_axis": spec.plan.channels_last_axis,

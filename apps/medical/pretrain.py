@@ -24,6 +24,7 @@ from torch import Tensor
 from apps.medical import catalog
 from apps.medical.data.plan import Plan
 from apps.medical.data.resample import ANISOTROPY
+from apps.medical.data.splits import digest
 from apps.medical.data.unlabelled import PreparedImages, open_images
 from apps.medical.initial import ENCODER, EncoderSpec
 from apps.medical.models import build as build_network
@@ -32,7 +33,6 @@ from apps.medical.train import (
     DEFAULT_STEPS,
     FOLDS,
     INTENDED_USE,
-    digest,
     keep_plan,
     plan_options,
     run_plan,

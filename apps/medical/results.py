@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from apps.medical.data.volume import (
 from apps.medical.shipped import DISCLAIMER
 from core.errors import DataError, ResourceError, TriptychError, UsageError
 from core.files import atomic_path, sha256, write_json
+
+if TYPE_CHECKING:
+    from apps.medical.store import Model
 
 SEGMENTATIONS = ("seg.nii.gz", "seg.png")
 PROBABILITIES = "probabilities.npz"
@@ -268,6 +271,20 @@ def legend(stats: Mapping[str, Any]) -> dict[int, str]:
 def digits(value: float) -> str:
     """Three significant digits, whole numbers from a hundred up."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    """Which model made a result, for manifests."""
+    spec = model.spec
+    return {
+        "name": spec.name,
+        "network": spec.network.name,
+        "folder": str(model.folder),
+        "folds": list(model.folds),
+        "weights": model.weights,
+        "licence": spec.licence,
+        "intended_use": spec.intended_use,
+    }
 
 
 def now() -> str:

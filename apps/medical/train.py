@@ -13,7 +13,6 @@ RUN itself is a model as well: the ensemble of its folds (without RUN/full).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from apps.medical import catalog
 from apps.medical.data.augment import Augmentation
 from apps.medical.data.datasets import Dataset, open_dataset
 from apps.medical.data.plan import Plan, plan_dataset, read_plan, write_plan
-from apps.medical.data.splits import Fold, folds
+from apps.medical.data.splits import Fold, digest, fold_folder, folds
 from apps.medical.data.store import PreparedCases
 from apps.medical.initial import Initial, read_initial, start_from
 from apps.medical.learning import (
@@ -175,7 +174,7 @@ def train(
                 cases,
                 (training, validation),
                 network,
-                out / _folder(each),
+                out / fold_folder(each),
                 augmentation,
                 config,
                 start,
@@ -335,10 +334,6 @@ def splits_of(data: Dataset, fold: str) -> dict[str, Fold]:
     return {fold: splits[fold]}
 
 
-def _folder(fold: str) -> str:
-    return "full" if fold == "full" else f"fold_{fold}"
-
-
 def _require_labels(data: Dataset, progress: Progress) -> None:
     if len(data.cases) < 2:
         raise DataError(
@@ -359,7 +354,9 @@ def _require_same_run(run: Path, plan: Plan, network: NetworkSpec, replaced: set
     """
     about = network.model_dump(mode="json")
     now = {"plan": plan.model_dump(mode="json"), "network": about, "option": about["options"]}
-    names = [_folder(fold) for fold in ("full", *map(str, range(FOLDS))) if fold not in replaced]
+    names = [
+        fold_folder(fold) for fold in ("full", *map(str, range(FOLDS))) if fold not in replaced
+    ]
     for name in names:
         before = _recorded(run / name / "config.yaml")
         for group, values in now.items():
@@ -435,8 +432,3 @@ def plan_options(
     rest = levels[2 : 2 + halvings]
     rest += [(1,) * plan.rank] * (halvings - len(rest))
     return {"patch": levels[1], "strides": rest}
-
-
-def digest(ids: Sequence[str]) -> str:
-    """SHA-256 of case names, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()

@@ -5,7 +5,6 @@ A folder with ``fold_0``, ``fold_1``, ... is an ensemble: the mean of their prob
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,8 +124,3 @@ def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> C
 def fingerprints(cases: Sequence[LabelledCase]) -> list[str]:
     """What was seen, by content: the first 16 digits of each file's SHA-256, sorted."""
     return sorted({sha256(case.file)[:16] for case in cases})
-
-
-def digest(ids: Sequence[str]) -> str:
-    """One hash for a set of cases."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()

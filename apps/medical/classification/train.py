@@ -50,11 +50,11 @@ from apps.medical.classification.store import (
     ClassifierModel,
     ClassifierSpec,
     build,
-    digest,
     fingerprints,
     save_classifier,
 )
 from apps.medical.classification.teacher import load_teacher, require_fitting, require_unseen
+from apps.medical.data.splits import digest, fold_folder
 from core import grid
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
@@ -183,10 +183,10 @@ def train_classifier(
                 (training, validation),
                 network,
                 dict(options or {}),
-                out / _folder(name),
+                out / fold_folder(name),
                 settings,
                 config,
-                None if teacher is None else load_teacher(teacher, _folder(name), device),
+                None if teacher is None else load_teacher(teacher, fold_folder(name), device),
                 resume=resume,
                 force=force,
                 device=device,
@@ -355,7 +355,3 @@ def _splits(data: LabelledData, fold: str) -> dict[str, tuple[list[str], list[st
                 "patients are all in validation: add patients of it"
             )
     return splits
-
-
-def _folder(fold: str) -> str:
-    return "full" if fold == "full" else f"fold_{fold}"

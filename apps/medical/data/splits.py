@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from apps.medical.data.datasets import Dataset
@@ -12,6 +14,16 @@ from core.errors import DataError
 SPLIT_FILES = ("splits_final.json", "splits.json")
 
 Fold = tuple[list[str], list[str]]
+
+
+def fold_folder(fold: str) -> str:
+    """The name of a fold's folder in a run: fold_0, fold_1, ..., or full."""
+    return "full" if fold == "full" else f"fold_{fold}"
+
+
+def digest(ids: Sequence[str]) -> str:
+    """SHA-256 of case names, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 def folds(dataset: Dataset, k: int = 5, seed: int = 0) -> list[Fold]:

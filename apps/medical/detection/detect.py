@@ -35,7 +35,7 @@ from apps.medical.detection.candidates import (
 )
 from apps.medical.detection.grid import Grid, covered, detection_grid, sample
 from apps.medical.detection.inputs import ROLES, Biparametric, read_study
-from apps.medical.results import case_folder, check_outputs, now
+from apps.medical.results import case_folder, check_outputs, model_record, now
 from apps.medical.shipped import DISCLAIMER
 from core.errors import DataError, UsageError
 from core.files import atomic_path, plain, sha256, write_json
@@ -285,15 +285,7 @@ def _write(
         "inputs": provenance(study.source),
         "series": dict(study.chosen),
         "outputs": {file.name: sha256(file) for file in sorted(folder.iterdir())},
-        "model": {
-            "name": spec.name,
-            "network": spec.network.name,
-            "folder": str(model.folder),
-            "folds": list(model.folds),
-            "weights": model.weights,
-            "licence": spec.licence,
-            "intended_use": spec.intended_use,
-        },
+        "model": model_record(model),
         "labels": {"0": "background", "1": "lesion"},
         "target": "instances",  # seg.nii.gz numbers objects
         "options": plain(options),
