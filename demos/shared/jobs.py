@@ -148,15 +148,15 @@ _worker: threading.Thread | None = None
 
 
 def submit(key: str, label: str, work: Callable[[Progress], Any]) -> Job:
-    """The job of ``key``: the one that is there, or a new one that waits for its turn.
+    """The job of ``key``: the one that is there, also if it failed, or a new one that waits its turn.
 
-    One that failed or was cancelled is begun anew. ``label`` is the subject of sentences about it
+    A page submits at each run of its script, so that nothing that failed is tried again by itself: see
+    ``forget``. ``label`` is the subject of sentences about it
     ("The segmentation"). ``work`` writes into ``workspace(key)``, which is empty when it begins.
     """
     with _lock:
         job = _jobs.get(key)
-        if job is None or job.state in ("failed", "cancelled"):
-            _jobs.pop(key, None)
+        if job is None:
             job = _jobs[key] = Job(key, label, work)
             _queue.put(job)
             _start()
@@ -172,7 +172,7 @@ def find(key: str) -> Job | None:
 
 
 def forget(key: str) -> None:
-    """Forget the job of ``key``; cancel it where it still runs."""
+    """Forget the job of ``key``, so that it can be submitted anew; cancel it where it still runs."""
     with _lock:
         job = _jobs.pop(key, None)
     if job is not None and not job.ended:
@@ -183,7 +183,7 @@ def watch(job: Job) -> bool:
     """Draw how far ``job`` is, with a button that cancels it; True when it is done.
 
     The bars refresh themselves and run the page again when the job has ended. A failed or cancelled job
-    is told in a sentence.
+    is told in a sentence, with a button that tries again.
     """
     if not job.ended:
         _bars(job.key)
@@ -192,7 +192,12 @@ def watch(job: Job) -> bool:
         st.error(job.error)
     elif job.state == "cancelled":
         st.info(f"{job.label} was cancelled; nothing was kept.")
-    return job.state == "done"
+    if job.state == "done":
+        return True
+    if st.button("Try again", key=f"again-{job.key}"):
+        forget(job.key)
+        st.rerun()
+    return False
 
 
 @st.fragment(run_every=REFRESH_S)
