@@ -45,10 +45,12 @@ class CriteriaOptions:
     """``blocked_after`` s of standing end a route. ``min_speed`` counts quarters of a route driven
     slower than the traffic as infractions; without it they are measured alone: a route of half a
     kilometre has one or two red lights, and which quarter they fall into, and who else waits there,
-    would decide (the Leaderboard's own routes are ten times as long)."""
+    would decide (the Leaderboard's own routes are ten times as long). After ``max_seconds`` s a route
+    has timed out, also where the Leaderboard would give it more."""
 
     blocked_after: float = 180.0
     min_speed: bool = False
+    max_seconds: float | None = None
 
 
 class Criteria:
@@ -76,7 +78,7 @@ class Criteria:
         self._endings = (
             Deviation(self.progress),
             Blocked(options.blocked_after),
-            Timeout(plan, self.progress),
+            Timeout(plan, self.progress, options.max_seconds),
         )
         self._speed = MinimumSpeed(world, ego, self.progress)
         self._counts_speed = options.min_speed

@@ -116,10 +116,13 @@ class Blocked:
 
 
 class Timeout:
-    """Time runs out: 300 s, and for each metre driven what it takes at a tenth of the limit."""
+    """Time runs out: 300 s, and for each metre driven what it takes at a tenth of the limit.
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
-        self._progress = progress
+    ``longest`` s bounds it further, for whoever waits; the Leaderboard has no such bound.
+    """
+
+    def __init__(self, plan: Plan, progress: Progress, longest: float | None = None) -> None:
+        self._progress, self._longest = progress, math.inf if longest is None else longest
         self._limits: list[float] = np.asarray(plan.speed_limit, float).tolist()
         self.allowed = TIMEOUT
 
@@ -127,9 +130,10 @@ class Timeout:
         """An infraction that ends the route, or none; after ``Progress.update``."""
         limit = max(self._limits[self._progress.index], 1.0)
         self.allowed += self._progress.step / (CRAWLING * limit)
-        if state.time <= self.allowed:
+        allowed = min(self.allowed, self._longest)
+        if state.time <= allowed:
             return []
-        message = f"not there after {self.allowed:.0f} s"
+        message = f"not there after {allowed:.0f} s"
         return [Infraction("route_timeout", state.time, state.position, message)]
 
 

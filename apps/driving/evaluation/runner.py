@@ -57,6 +57,7 @@ def drive(
     interval: float = 0.1,
     blocked_after: float = 180.0,
     min_speed: bool = False,
+    max_seconds: float | None = None,
     renderer: str = "numpy",
     device: str = "cpu",
     threads: int | None = None,
@@ -69,7 +70,8 @@ def drive(
     ``town``: an .xodr file, procedural:SEED, or with ``host`` a town of that CARLA. ``weather``:
     "routes" (what the file says), "varied" (drawn from the seed) or "clear". ``seed`` decides
     traffic, weather and agent, for each route in its own way. ``jobs`` routes at once, in as many
-    embedded worlds. ``interval`` s between decisions.
+    embedded worlds. ``interval`` s between decisions. After ``max_seconds`` s of the simulator's time
+    a route has timed out, if it has not before.
 
     The report has the means ``driving_score_2_1``, ``driving_score_1_0``, ``route_completion`` and
     their ``intervals``, ``infractions`` by kind, and ``routes``, one ``RouteResult`` each.
@@ -91,6 +93,8 @@ def drive(
         raise DataError(f"{routes}: no route to drive")
     if not 0.05 <= interval <= 1:
         raise UsageError(f"--interval {interval}: give 0.05 to 1 second")
+    if max_seconds is not None and not max_seconds > 0:
+        raise UsageError(f"max_seconds {max_seconds}: must be above 0")
     job = Job(
         town=str(town),
         routes=[],
@@ -104,6 +108,7 @@ def drive(
         interval=interval,
         blocked_after=blocked_after,
         min_speed=min_speed,
+        max_seconds=max_seconds,
         renderer=renderer,
         device=device,
         threads=threads,

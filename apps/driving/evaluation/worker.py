@@ -52,6 +52,7 @@ class Job:
     interval: float = 0.1
     blocked_after: float = 180.0
     min_speed: bool = False
+    max_seconds: float | None = None
     renderer: str = "numpy"
     device: str = "cpu"
     threads: int | None = None
@@ -101,7 +102,7 @@ def work(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                 agent,
                 seed=job.seed,
                 interval=job.interval,
-                options=CriteriaOptions(job.blocked_after, job.min_speed),
+                options=CriteriaOptions(job.blocked_after, job.min_speed, job.max_seconds),
                 show=frozenset({"rgb"}) if job.video else frozenset(),
                 watch=watch,
             )

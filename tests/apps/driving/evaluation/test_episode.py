@@ -141,6 +141,14 @@ def test_a_blocked_driver_gets_what_it_drove(session, plan):
     assert found.duration == pytest.approx(3.05, abs=0.2)
 
 
+def test_a_route_may_be_given_less_time(session, plan):
+    options = CriteriaOptions(max_seconds=2.0)
+    found = drive_route(session, SPEC, plan, Scripted(follow), options=options)
+    assert found.status == "failed: timed out"
+    assert 0 < found.completion < 50
+    assert found.duration == pytest.approx(2.05, abs=0.1)
+
+
 def test_a_driver_that_leaves_the_road_hits_something_or_is_outside(session, plan):
     def off(observation: Observation, drive: Drive) -> Decision:
         return replace(GO, throttle=0.7, steer=0.25)

@@ -139,6 +139,17 @@ def test_the_time_is_300_seconds_and_what_the_metres_take_at_a_tenth_of_the_limi
     assert ended(20.5, 320.2) == ["route_timeout"]
 
 
+def test_whoever_waits_may_give_it_less_time():
+    plan = straight(limit=10.0)
+    progress = Progress(plan)
+    timeout = Timeout(plan, progress, longest=20.0)
+    assert timeout.update(at(0.0, tick=round(19.9 / STEP))) == []
+    ended = timeout.update(at(0.0, tick=round(20.2 / STEP)))
+    assert [(found.kind, found.message) for found in ended] == [
+        ("route_timeout", "not there after 20 s")
+    ]
+
+
 class Vehicles:
     """A world of vehicles at fixed places and speeds, as the client shows it."""
 
