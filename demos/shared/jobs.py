@@ -25,7 +25,7 @@ from demos.shared import workspace as folders
 from demos.shared.words import sentence
 from demos.shared.workspace import workspace
 
-__all__ = ["Cancelled", "Job", "Step", "find", "forget", "submit", "watch", "workspace"]
+__all__ = ["Cancelled", "Job", "Step", "busy", "find", "forget", "submit", "watch", "workspace"]
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 KEPT = 64  # jobs that a server remembers
@@ -171,6 +171,12 @@ def find(key: str) -> Job | None:
         return _jobs.get(key)
 
 
+def busy() -> bool:
+    """Whether any job waits or runs."""
+    with _lock:
+        return any(not job.ended for job in _jobs.values())
+
+
 def forget(key: str) -> None:
     """Forget the job of ``key``, so that it can be submitted anew; cancel it where it still runs."""
     with _lock:
@@ -186,7 +192,8 @@ def watch(job: Job) -> bool:
     is told in a sentence, with a button that tries again.
     """
     if not job.ended:
-        _bars(job.key)
+        with st.container(key=f"job-bars-{job.key}"):
+            _bars(job)
         return False
     if job.state == "failed":
         st.error(job.error)
@@ -201,9 +208,8 @@ def watch(job: Job) -> bool:
 
 
 @st.fragment(run_every=REFRESH_S)
-def _bars(key: str) -> None:
-    job = find(key)
-    if job is None or job.ended:
+def _bars(job: Job) -> None:
+    if job.ended:
         st.rerun()
     steps = job.progress()
     if not steps:
@@ -212,7 +218,9 @@ def _bars(key: str) -> None:
     for step in steps:
         st.progress(_share(step), text=_text(step))
     stopping = job._progress.cancelled.is_set()
-    if st.button("Stopping ..." if stopping else "Cancel", key=f"cancel-{key}", disabled=stopping):
+    if st.button(
+        "Stopping ..." if stopping else "Cancel", key=f"cancel-{job.key}", disabled=stopping
+    ):
         job.cancel()
         st.rerun(scope="fragment")
 
