@@ -12,6 +12,8 @@ from typing import Any
 def lazy_functions(package: str, homes: Mapping[str, str]) -> None:
     """Make ``package.name`` the attribute ``name`` of module ``homes[name]``, imported when used.
 
+    A home ``module:attribute`` has it under another name.
+
     A function may have the name of its submodule: importing that sets the package's attribute to
     the module, and a module-level ``__getattr__`` would never be asked again.  So the names become
     properties of a class of the package's own, which win in either order of imports.
@@ -21,8 +23,10 @@ def lazy_functions(package: str, homes: Mapping[str, str]) -> None:
 
 
 def _lazy(name: str, home: str) -> property:
+    module, _, attribute = home.partition(":")
+
     def get(package: ModuleType) -> Any:
-        return getattr(import_module(home), name)
+        return getattr(import_module(module), attribute or name)
 
     def set_(package: ModuleType, value: Any) -> None:
         if not isinstance(value, ModuleType):

@@ -50,7 +50,7 @@ class Backtest:
 
 
 def backtest(
-    data: str | Path | Panel,
+    data: str | Path | pd.DataFrame | Panel,
     models: str | Path | Method | Sequence[str | Path | Method],
     *,
     horizon: int,
@@ -76,7 +76,7 @@ def backtest(
 ) -> Backtest:
     """Forecast ``windows`` past horizons, ``step`` rows apart (the horizon unless given), and judge.
 
-    ``data`` is a file (``reading`` goes to ``read_panel``) or a panel.  ``models``: names of the
+    ``data`` is a file or a data frame (``reading`` goes to ``read_panel``) or a panel.  ``models``: names of the
     catalog (trained here, with ``lookback``, ``options`` and ``training``), baselines, model folders
     or shipped names (used as they are), or ``Method`` objects.  Beside them run ``baselines``, all
     of the catalog unless named (ETS not for more than 100 series), seasonal naive in any case.
@@ -143,25 +143,19 @@ def backtest(
     return result
 
 
-def read(data: str | Path | Panel, models: Sequence[Any], reading: dict[str, Any]) -> Panel:
-    """A panel as it is or a file read; with a model folder among ``models``, that model's columns."""
+def read(
+    data: str | Path | pd.DataFrame | Panel, models: Sequence[Any], reading: dict[str, Any]
+) -> Panel:
+    """A panel as it is, or a file or data frame read; with a model folder among ``models``, that model's columns."""
     from apps.timeseries import methods
-    from apps.timeseries.matching import match, read_matching
+    from apps.timeseries.matching import panel_for
     from apps.timeseries.store import load
 
     folders = [r for r in models if isinstance(r, str | Path) and kind_of(r) == "folder"]
     for ref in folders:
         methods.require_known(ref, catalog.MODELS)
     spec = next((load(ref).spec.data for ref in folders), None)
-    if isinstance(data, Panel):
-        if reading:
-            raise UsageError(f"{', '.join(reading)}: for files; the panel is read already")
-        return match(data, spec) if spec else data
-    if spec:
-        return read_matching(Path(data), spec, _given(reading))
-    from apps.timeseries.data.reading import read_panel
-
-    return read_panel(Path(data), **reading)
+    return panel_for(data, spec, _given(reading) if spec else reading)
 
 
 def kind_of(ref: str | Path) -> str:

@@ -50,7 +50,7 @@ class Comparison:
 
 
 def compare(
-    data: str | Path | Panel,
+    data: str | Path | pd.DataFrame | Panel,
     models: Sequence[Any],
     *,
     horizon: int,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from apps.timeseries import catalog
@@ -275,7 +276,7 @@ def train(
 
 
 def fit(
-    data: Path | str | Panel,
+    data: Path | str | pd.DataFrame | Panel,
     model: str = "itransformer",
     *,
     horizon: int,
@@ -293,7 +294,7 @@ def fit(
     progress: Progress | None = None,
     **reading: Any,
 ) -> FitReport:
-    """Train ``model`` on a file and write a model folder with its measured errors and coverage.
+    """Train ``model`` on a file or a data frame and write a model folder with its measured errors and coverage.
 
     ``protocol``: the borders of a benchmark instead of 80, 10 and 10 % of the rows.  ``reading``:
     see ``data.reading.read_panel``.  Raises as ``train``; UsageError when ``out`` holds a model and

@@ -23,7 +23,7 @@ from apps.timeseries import calibrate, catalog
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel, Series
 from apps.timeseries.fanout import Mapper, fan_out
-from apps.timeseries.matching import listed, match, read_matching
+from apps.timeseries.matching import listed, panel_for
 from core.errors import DataError, UsageError, unknown
 from core.files import require_writable, results_folder, sha256, write_json, write_text
 from core.progress import Progress, SilentProgress
@@ -56,7 +56,7 @@ class Forecast:
 
 
 def forecast(
-    data: str | Path | Panel,
+    data: str | Path | pd.DataFrame | Panel,
     model: str | Path | Predictor,
     *,
     horizon: int | None = None,
@@ -75,7 +75,7 @@ def forecast(
 ) -> Forecast:
     """Forecast ``horizon`` steps after the last stamp of ``data`` with a trained model or a baseline.
 
-    ``data`` is a file (``reading`` goes to ``read_panel``) or a panel; ``model`` a model folder, a
+    ``data`` is a file or a data frame (``reading`` goes to ``read_panel``) or a panel; ``model`` a model folder, a
     shipped name, a baseline or a predictor.  ``horizon`` is the trained one unless given.
 
     ``levels`` (percent) of the intervals, pointwise, or of the whole path at once with ``joint``.
@@ -97,7 +97,8 @@ def forecast(
     predictor = _predictor(model, season, device if ray is None else "cpu")
     notes: list[str] = []
     steps = _steps(predictor, horizon, notes)
-    panel = _panel(data, predictor, reading)
+    loaded = _loaded(predictor)
+    panel = panel_for(data, loaded.spec.data if loaded else None, reading)
     kept = _kept(panel, series)
     _check_history(panel, [s for s in panel if s.id in kept], predictor)
     budget = calibrate.Budget.of(len(kept), len(panel.targets), steps, calibration)
@@ -344,19 +345,6 @@ def _short_of_season(predictor: Predictor, chosen: Sequence[Series]) -> list[str
         f"{len(short)} of {len(chosen)} series have less than a season of {season_of(short[0])} rows, "
         f"and {what} is forecast: {listed([s.id for s in short])}"
     ]
-
-
-def _panel(data: str | Path | Panel, predictor: Predictor, reading: dict[str, Any]) -> Panel:
-    loaded = _loaded(predictor)
-    if isinstance(data, Panel):
-        if reading:
-            raise UsageError(f"{listed(list(reading))}: for files; the panel is read already")
-        return match(data, loaded.spec.data) if loaded else data
-    if loaded:
-        return read_matching(Path(data), loaded.spec.data, reading)
-    from apps.timeseries.data.reading import read_panel
-
-    return read_panel(Path(data), **reading)
 
 
 def _loaded(predictor: Predictor) -> LoadedModel | None:

@@ -20,6 +20,22 @@ INPUTS = {
 }
 
 
+def list_models() -> dict[str, str]:
+    """Every name that stands for a model, and what it is: shipped ones, those to train, baselines.
+
+    ``forecast`` takes shipped ones and baselines, ``fit`` those to train, ``backtest`` all.
+    """
+    cards = {name: _card(path) for name, path in model_cards("timeseries").items()}
+    shipped = {
+        name: f"shipped: {about['model']} trained on {about['data']}, {about['lookback']} rows to "
+        f"{about['horizon']}"
+        for name, about in cards.items()
+    }
+    trained = {name: f"to train: {entry.summary}" for name, entry in catalog.MODELS.items()}
+    naive = {name: f"baseline: {summary}" for name, summary in catalog.BASELINES.items()}
+    return {**shipped, **trained, **naive}
+
+
 def listing(verbs: Sequence[str]) -> dict[str, Any]:
     """Models, baselines, shipped weights, protocols, inputs, verbs and exit codes."""
     from apps.timeseries.data.protocols import PROTOCOLS

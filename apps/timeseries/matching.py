@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from apps.timeseries.data.panel import Panel
 from core.errors import DataError, UsageError
 
@@ -18,6 +20,25 @@ if TYPE_CHECKING:
     from apps.timeseries.store import DataSpec
 
 _SHOWN = 5
+
+
+def panel_for(
+    data: str | Path | pd.DataFrame | Panel, spec: DataSpec | None, reading: dict[str, Any]
+) -> Panel:
+    """A panel as it is, or a file or data frame read; with the ``spec`` of a model, its columns.
+
+    Raises as ``read_panel`` and ``match``; UsageError for ``reading`` options beside a panel.
+    """
+    if isinstance(data, Panel):
+        if reading:
+            raise UsageError(f"{', '.join(reading)}: for files; the panel is read already")
+        return match(data, spec) if spec else data
+    source = data if isinstance(data, pd.DataFrame) else Path(data)
+    if spec is not None:
+        return read_matching(source, spec, reading)
+    from apps.timeseries.data.reading import read_panel
+
+    return read_panel(source, **reading)
 
 
 def reading_options(data: DataSpec, given: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +54,7 @@ def reading_options(data: DataSpec, given: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in named.items() if value}, **chosen}
 
 
-def read_matching(path: Path, data: DataSpec, given: dict[str, Any]) -> Panel:
+def read_matching(path: Path | pd.DataFrame, data: DataSpec, given: dict[str, Any]) -> Panel:
     """``read_panel`` with ``reading_options``, and ``match``.
 
     Raises as both; DataError where the file lacks a column that the model, and nobody else, asks for.
