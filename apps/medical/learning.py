@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
 from apps.medical.data.augment import Augmentation, training_transform
@@ -21,6 +20,7 @@ from apps.medical.data.preprocess import load_sample, restore
 from apps.medical.data.store import PreparedCases
 from apps.medical.data.targets import instances_from_classes
 from apps.medical.data.volume import Volume
+from apps.medical.losses import LossName, make_loss
 from apps.medical.metrics import instance_metrics, mask_metrics, overlap
 from apps.medical.sliding import sliding_argmax
 from core.progress import Progress, SilentProgress
@@ -49,17 +49,16 @@ class SegmentationBatches:
 
 
 class SegmentationTask:
-    """Dice plus cross-entropy; validated by the mean foreground Dice of whole cases."""
+    """Minimises a loss at every scale of the network; validated by the mean Dice of whole cases."""
 
     monitor = "dice"
     mode: Literal["max", "min"] = "max"
 
-    def __init__(self, cases: PreparedCases, validation: Sequence[str]) -> None:
+    def __init__(
+        self, cases: PreparedCases, validation: Sequence[str], loss: LossName = "dice_ce"
+    ) -> None:
         self.cases, self.validation = cases, list(validation)
-        # Dice over the batch: a patch without a structure then does not count as a failure.
-        self.criterion = DiceCELoss(
-            softmax=True, to_onehot_y=True, include_background=False, batch=True
-        )
+        self.criterion = make_loss(loss)
 
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
         logits = network(batch["image"])

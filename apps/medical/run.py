@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +33,9 @@ from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
 from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
 from core.errors import DataError, UsageError, unknown  # noqa: E402
+
+if TYPE_CHECKING:
+    from apps.medical.losses import LossName
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -70,16 +73,22 @@ def info(
         return
     if model is not None:
         raise UsageError("--model goes with a path: info PATH --model NAME")
-    from apps.medical import catalog
-    from core.shipped import model_cards
+    from apps.medical.catalog import list_networks
+    from apps.medical.classification.catalog import BAGS, CLASSIFIERS, DEIT
+    from apps.medical.shipped import list_models
 
     report = {
         "name": "medical",
         "version": _version(),
         "disclaimer": DISCLAIMER,
         "verbs": _verbs(),
-        "models": {name: _model(entry) for name, entry in catalog.MODELS.items()},
-        "weights": _weights(model_cards("medical")),
+        "models": list_networks(),
+        "classifiers": {
+            **{name: f"small {backbone}" for name, (backbone, _) in CLASSIFIERS.items()},
+            **{name: "DeiT's published size, with a distillation token" for name in DEIT},
+            **BAGS,
+        },
+        "weights": list_models(),
         "inputs": {"volumes": VOLUMES, "pictures": PICTURES, "dicom": DICOM, "datasets": LAYOUTS},
         "exit_codes": cli.EXIT_CODES,
     }
@@ -204,10 +213,11 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Compare with references: Dice, IoU, HD95, NSD, volume error, with 95 % intervals."""
-    from apps.medical import evaluate as implementation
+    from apps.medical.evaluate import evaluate as implementation
+    from apps.medical.evaluate import print_summary
     from core.progress import get_progress
 
-    result = implementation.evaluate(
+    result = implementation(
         pred,
         ref,
         out,
@@ -218,7 +228,7 @@ def evaluate(
         force=force,
         progress=get_progress(quiet or json),
     )
-    cli.emit(result, as_json=json, human=lambda: implementation.print_summary(result))
+    cli.emit(result, as_json=json, human=lambda: print_summary(result))
 
 
 @app.command()
@@ -393,11 +403,10 @@ Overrides = Annotated[
 @app.command()
 def check(dataset: DatasetPath, json: Json = False, quiet: Quiet = False) -> None:
     """Audit a data set: pairs, grids, labels, duplicates, folds."""
-    from apps.medical.data.check import audit, render
-    from apps.medical.data.datasets import open_dataset
+    from apps.medical.data.check import check_dataset, render
     from core.progress import get_progress
 
-    report = audit(open_dataset(dataset), get_progress(quiet))
+    report = check_dataset(dataset, get_progress(quiet))
     cli.emit(report, as_json=json, human=lambda: render(report))
     if report["counts"]["error"]:
         raise typer.Exit(3)
@@ -456,6 +465,9 @@ def train(
         typer.Option(help="Optimiser steps of a fold (2000 without --max-minutes).", min=1),
     ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.", min=0.0)] = 2e-3,
+    loss: Annotated[
+        str, typer.Option(help="dice_ce, or dice_focal: for lesions small beside the background.")
+    ] = "dice_ce",
     val_every: Annotated[int | None, typer.Option(help="Steps between validations.", min=1)] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many validations without progress.", min=1)
@@ -472,6 +484,8 @@ def train(
 ) -> None:
     """Train a network on one fold, or on all of them."""
     cli.set_threads(threads)
+    from apps.medical.data.plan import read_plan
+    from apps.medical.detection.detect import is_detector
     from apps.medical.train import train as run
     from apps.medical.train import training_config
     from core.progress import get_progress
@@ -498,6 +512,7 @@ def train(
         plan=plan,
         plan_overrides=overrides or (),
         config=config,
+        loss=cast("LossName", loss),
         initial=init,
         resume=resume,
         force=force,
@@ -511,7 +526,8 @@ def train(
             print(result.text())
         # Folds are an ensemble together; the model of all cases stands alone.
         made = results[0].folder if fold == "full" else out
-        print(f"\nnext: python apps/medical/run.py predict IMAGE --model {made} --out OUTDIR")
+        verb = "detect STUDY" if is_detector(read_plan(out / "plan.yaml")) else "predict IMAGE"
+        print(f"\nnext: python apps/medical/run.py {verb} --model {made} --out OUTDIR")
 
     cli.emit(report, as_json=json, human=show)
 
@@ -544,40 +560,6 @@ def _verbs() -> dict[str, str]:
     return verbs
 
 
-def _model(entry: Any) -> dict[str, Any]:
-    return {
-        "title": entry.title,
-        "summary": entry.summary,
-        "paper": entry.paper,
-        "ranks": list(entry.ranks),
-        "defaults": dict(entry.defaults),
-    }
-
-
-def _weights(cards: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """What each shipped model's model.json says about it."""
-    import json
-
-    from core.errors import DataError
-
-    found: dict[str, dict[str, Any]] = {}
-    for name, card in cards.items():
-        try:
-            spec = json.loads(card.read_text(encoding="utf-8"))
-            network = spec["network"]
-            found[name] = {
-                "network": network["name"],
-                "rank": network["rank"],
-                "labels": spec["labels"],
-                "metrics": spec.get("metrics", {}),
-                "licence": spec.get("licence"),
-                "intended_use": spec.get("intended_use"),
-            }
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{card}: is not a model description ({error!r})") from error
-    return found
-
-
 def _print_info(report: dict[str, Any]) -> None:
     print(f"Triptych {report['version']}, medical segmentation. {report['disclaimer']}")
     _print_table("Verbs", report["verbs"].items())
@@ -587,6 +569,10 @@ def _print_info(report: dict[str, Any]) -> None:
             (name, f"{'/'.join(f'{rank}-D' for rank in entry['ranks'])}  {entry['summary']}")
             for name, entry in report["models"].items()
         ),
+    )
+    _print_table(
+        "Classifiers (classify train --network NAME), beside every backbone of core",
+        report["classifiers"].items(),
     )
     _print_table(
         "Trained models (predict --model NAME, or a model folder)",

@@ -35,6 +35,7 @@ from apps.medical.learning import (
     mean_metrics,
     validate_cases,
 )
+from apps.medical.losses import LossName, make_loss
 from apps.medical.models import build
 from apps.medical.store import METADATA, TENSORS, ModelSpec, NetworkSpec, save_model
 from core import grid
@@ -111,9 +112,9 @@ def training_config(
 
 
 def train(
-    dataset: Path,
+    dataset: Path | str,
     model: str | None,
-    out: Path,
+    out: Path | str,
     *,
     fold: str = "0",
     preset: str | None = "small",
@@ -122,6 +123,7 @@ def train(
     plan_overrides: Sequence[str] = (),
     augmentation: Augmentation | None = None,
     config: TrainConfig | None = None,
+    loss: LossName = "dice_ce",
     initial: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -132,14 +134,16 @@ def train(
 
     "full" takes every case and validates on none: for the weights one ships once cross-validation
     has measured the recipe.  Folds already finished in ``out`` are kept when ``resume``.
-    ``initial`` is a pre-training run or a trained model whose weights to start from.
+    ``loss`` is one of ``losses.LOSSES``.  ``initial`` is a pre-training run or a trained model whose
+    weights to start from.
 
-    Raises UsageError for an unknown model, option or fold and for an ``out`` that holds a run when
+    Raises UsageError for an unknown model, option, loss or fold and for an ``out`` that holds a run when
     neither ``resume`` nor ``force`` is given; DataError for unreadable data; whatever
     ``core.training.fit`` raises.
     """
     progress = progress or SilentProgress()
     _require_fold(fold)
+    make_loss(loss)  # a wrong name is found before anything is read
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out needs a folder")
@@ -177,6 +181,7 @@ def train(
                 out / fold_folder(each),
                 augmentation,
                 config,
+                loss,
                 start,
                 resume=resume,
                 force=force,
@@ -198,6 +203,7 @@ def _train_fold(
     folder: Path,
     augmentation: Augmentation | None,
     config: TrainConfig,
+    loss: LossName,
     initial: Initial | None,
     *,
     resume: bool,
@@ -224,7 +230,7 @@ def _train_fold(
             (folder / old).unlink(missing_ok=True)
     result = fit(
         net,
-        SegmentationTask(cases, validation[::every][:VALIDATION_CASES]),
+        SegmentationTask(cases, validation[::every][:VALIDATION_CASES], loss),
         SegmentationBatches(cases, training, config.seed, settings),
         config,
         folder,
@@ -238,6 +244,8 @@ def _train_fold(
             "plan": plan.model_dump(mode="json"),
             "augmentation": settings.model_dump(),
             "training_cases": digest(training),
+            # only where it is another one: runs begun before there was a choice go on
+            **({} if loss == "dice_ce" else {"loss": loss}),
             **({} if initial is None else {"initial": initial.record()}),
         },
     )
@@ -273,6 +281,7 @@ def _train_fold(
             "seconds": round(result.seconds, 1),
             "config": config.model_dump(),
             "augmentation": settings.model_dump(),
+            "loss": loss,
             **({} if started is None else {"initial": started}),
             "environment": environment(config.seed),
         },

@@ -181,6 +181,15 @@ def require_detector(plan: Plan, name: str) -> None:
         )
 
 
+def is_detector(plan: Plan) -> bool:
+    """Whether a model of this plan can ``detect``."""
+    try:
+        require_detector(plan, "")
+    except UsageError:
+        return False
+    return True
+
+
 def unlike_training(t2w: Volume, plan: Plan) -> list[str]:
     """How the T2W image differs from what the model knows, in words a reader can weigh."""
     assert plan.spacing is not None

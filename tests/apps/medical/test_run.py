@@ -77,6 +77,7 @@ def test_info(command) -> None:
         "swin_unetr", "swin_unet", "cswin_unet", "att_swin_unet", "umamba_bot", "umamba_enc",
         "vm_unet", "segmamba", "swin_umamba", "dynunet", "unet",
     } == set(report["models"])  # fmt: skip
+    assert {"deit_t", "cswin_xs", "r2t_mil"} <= set(report["classifiers"])
     assert ".nii.gz" in report["inputs"]["volumes"]
     assert report["exit_codes"].keys() >= {"0", "2", "3", "4"}
     assert "Not a medical device" in report["disclaimer"]

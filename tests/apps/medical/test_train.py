@@ -232,6 +232,18 @@ def test_seed_decides(dataset, finished, tmp_path) -> None:
     assert not same(weights(tmp_path / "other" / "fold_0"), weights(finished / "fold_0"))
 
 
+def test_another_loss_is_recorded_and_may_not_be_swapped_in_mid_run(dataset, finished, tmp_path):
+    run(dataset, tmp_path / "focal", loss="dice_focal")
+    assert not same(weights(tmp_path / "focal" / "fold_0"), weights(finished / "fold_0"))
+    spec = json.loads((tmp_path / "focal" / "fold_0" / "model.json").read_text())
+    assert spec["training"]["loss"] == "dice_focal"
+    with pytest.raises(UsageError, match="loss"):
+        run(dataset, tmp_path / "focal", resume=True)
+    with pytest.raises(UsageError, match="unknown loss 'dice'"):
+        run(dataset, tmp_path / "never", loss="dice")
+    assert not (tmp_path / "never").exists()
+
+
 # ---- stopping, resuming, replacing -----------------------------------------------------------
 
 
