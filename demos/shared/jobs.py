@@ -98,6 +98,9 @@ class Job:
         self._work: Callable[[Progress], Any] | None = work
         self._progress = JobProgress()
         self._ended = threading.Event()
+        self._turn = (
+            threading.Lock()
+        )  # beginning and being cancelled before that exclude each other
 
     @property
     def ended(self) -> bool:
@@ -113,9 +116,18 @@ class Job:
         """The bars now, outermost first."""
         return self._progress.steps()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._progress.cancelled.is_set()
+
     def cancel(self) -> None:
-        """Ask the work to stop; it does at its next report of progress."""
+        """Ask the work to stop: at its next report of progress, or at once if it has not begun."""
         self._progress.cancelled.set()
+        with self._turn:
+            if self.state == "waiting":
+                self.state, self._work = "cancelled", None
+                self._ended.set()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end, at most so long; whether it came."""
@@ -123,22 +135,26 @@ class Job:
 
     def run(self) -> None:
         """Do the work in this thread, in a folder that is empty."""
-        work, self._work = self._work, None  # what it holds is let go
-        assert work is not None
-        try:
-            self._progress._stop_if_cancelled()
+        state: State
+        with self._turn:
+            work, self._work = self._work, None  # what it holds is let go
+            if work is None:
+                return  # cancelled while it waited
             self.state = "running"
+        try:
             folders.clear(self.key)
             folders.keep(self.key, True)
             self.result = work(self._progress)
-            self.state = "done"
+            state = "done"
         except Cancelled:
-            self.state = "cancelled"
+            state = "cancelled"
         except BaseException as error:
-            self.error, self.state = sentence(error, self.label), "failed"
-        finally:
-            folders.keep(self.key, False)
-            self._ended.set()
+            self.error, state = sentence(error, self.label), "failed"
+        if state != "done":
+            folders.clear(self.key)
+        folders.keep(self.key, False)
+        self.state = state
+        self._ended.set()
 
 
 _lock = threading.RLock()
@@ -150,9 +166,9 @@ _worker: threading.Thread | None = None
 def submit(key: str, label: str, work: Callable[[Progress], Any]) -> Job:
     """The job of ``key``: the one that is there, also if it failed, or a new one that waits its turn.
 
-    A page submits at each run of its script, so that nothing that failed is tried again by itself: see
-    ``forget``. ``label`` is the subject of sentences about it
-    ("The segmentation"). ``work`` writes into ``workspace(key)``, which is empty when it begins.
+    A page may submit at each run of its script: nothing that failed is tried again by itself, see
+    ``forget``. ``label`` is the subject of sentences about it ("The segmentation"). ``work`` writes
+    into ``workspace(key)``, which is empty when it begins and emptied when it does not end well.
     """
     with _lock:
         job = _jobs.get(key)
@@ -160,15 +176,20 @@ def submit(key: str, label: str, work: Callable[[Progress], Any]) -> Job:
             job = _jobs[key] = Job(key, label, work)
             _queue.put(job)
             _start()
-            for old in [name for name, one in _jobs.items() if one.ended][: len(_jobs) - KEPT]:
+            ended = [name for name, one in _jobs.items() if one.ended]
+            for old in ended[: max(0, len(_jobs) - KEPT)]:
                 del _jobs[old]
-        return job
+    _touch(job)
+    return job
 
 
 def find(key: str) -> Job | None:
     """The job of ``key``, if there is one and its folder was not removed."""
     with _lock:
-        return _jobs.get(key)
+        job = _jobs.get(key)
+    if job is not None:
+        _touch(job)
+    return job
 
 
 def busy() -> bool:
@@ -217,10 +238,8 @@ def _bars(job: Job) -> None:
         st.progress(0.0, text=f"{job.label} {waiting} ...")
     for step in steps:
         st.progress(_share(step), text=_text(step))
-    stopping = job._progress.cancelled.is_set()
-    if st.button(
-        "Stopping ..." if stopping else "Cancel", key=f"cancel-{job.key}", disabled=stopping
-    ):
+    label = "Stopping ..." if job.stopping else "Cancel"
+    if st.button(label, key=f"cancel-{job.key}", disabled=job.stopping):
         job.cancel()
         st.rerun(scope="fragment")
 
@@ -230,11 +249,19 @@ def _share(step: Step) -> float:
 
 
 def _text(step: Step) -> str:
-    count = f"{step.done:g}" if step.total is None else f"{step.done:g} of {step.total:g}"
-    parts = [f"{step.label}: {count}", step.note]
+    if step.total is None:
+        parts = [f"{step.label}: {step.done:g}" if step.done else step.label, step.note]
+    else:
+        parts = [f"{step.label}: {step.done:g} of {step.total:g}", step.note]
     if step.remaining is not None:
         parts.append(f"about {clock(step.remaining)} left")
     return ", ".join(part for part in parts if part)
+
+
+def _touch(job: Job) -> None:
+    """Count what a finished job left as used, so that what is looked at stays longest."""
+    if job.state == "done":
+        workspace(job.key)
 
 
 def _start() -> None:

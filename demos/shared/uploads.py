@@ -12,7 +12,7 @@ from core.errors import DataError, UsageError
 from core.files import atomic_path
 from demos.shared.workspace import workspace
 
-LONGEST_NAME = 80
+LONGEST_NAME = 80  # bytes
 
 
 class Uploaded(Protocol):
@@ -43,11 +43,10 @@ def receive(uploaded: Uploaded, *, suffixes: Sequence[str], limit_mb: float = 20
             f"{name}: {uploaded.size / 2**20:.0f} MiB are more than the {limit_mb:.0f} MiB that this "
             "page takes; use the command line for larger files"
         )
-    content = uploaded.getbuffer()
-    path = workspace(f"upload-{hashlib.sha256(content).hexdigest()[:16]}") / name
+    path = workspace(f"upload-{_digest(uploaded)}") / name
     if not path.exists():
         with atomic_path(path, force=True) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(uploaded.getbuffer())
     return path
 
 
@@ -55,6 +54,25 @@ def safe_name(name: str) -> str:
     """The last part of a path in either system's spelling, of harmless characters, not too long."""
     last = PurePosixPath(PureWindowsPath(name).name).name
     clean = re.sub(r"[^\w.+-]+", "_", last).strip("._") or "file"
-    if len(clean) > LONGEST_NAME:  # what tells the kind of file stands at the end
-        clean = clean[: LONGEST_NAME - 21] + "_" + clean[-20:]
+    while len(clean.encode()) > LONGEST_NAME:  # what tells the kind of file stands at the end
+        middle = max(1, len(clean) - 21)
+        clean = clean[: middle - 1] + clean[middle:]
     return clean
+
+
+_SEEN: dict[
+    str, str
+] = {}  # a page asks at each run of its script, and half a gigabyte takes a while
+
+
+def _digest(uploaded: Uploaded) -> str:
+    """The first 16 digits of the content's SHA-256. Streamlit names each upload once: ``file_id``."""
+    name = getattr(uploaded, "file_id", None)
+    digest = _SEEN.get(name, "") if name else ""
+    if not digest:
+        digest = hashlib.sha256(uploaded.getbuffer()).hexdigest()[:16]
+        if name:
+            if len(_SEEN) >= 256:
+                _SEEN.clear()
+            _SEEN[name] = digest
+    return digest

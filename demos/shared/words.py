@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 import streamlit as st
 
+from apps.medical.shipped import DISCLAIMER
 from core.errors import TriptychError
+
+__all__ = ["DISCLAIMER", "guarded", "sentence"]
 
 
 def sentence(error: BaseException, what: str = "This") -> str:

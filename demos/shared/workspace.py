@@ -34,12 +34,18 @@ def workspace(key: str) -> Path:
     """The folder of ``key``, made if it is not there. Asking for it counts as using it."""
     if not key or not all(letter.isalnum() or letter in "-_" for letter in key):
         raise ValueError(f"{key!r}: not a key")
+    removed: list[str] = []
     with _lock:
-        folder = _used.pop(key, None) or root() / key
+        folder = _used.pop(key, None)
+        if folder is None:
+            folder = root() / key
+            removed = _make_room()  # when there is a new one: to weigh them all takes a while
         folder.mkdir(parents=True, exist_ok=True)
         _used[key] = folder
-        _make_room(key)
-        return folder
+    for old in removed:  # without the lock: a listener has locks of its own
+        for listener in _listeners:
+            listener(old)
+    return folder
 
 
 def clear(key: str) -> None:
@@ -60,14 +66,17 @@ def on_removal(listener: Callable[[str], None]) -> None:
     _listeners.append(listener)
 
 
-def _make_room(current: str) -> None:
-    while len(_used) > LIMIT_FOLDERS or sum(map(_size, _used.values())) > LIMIT_BYTES:
-        oldest = next((key for key in _used if key != current and key not in _kept), None)
-        if oldest is None:
-            return
-        clear(oldest)
-        for listener in _listeners:
-            listener(oldest)
+def _make_room() -> list[str]:
+    """Remove the longest unused folders until one more fits; returns their keys."""
+    sizes = {key: _size(folder) for key, folder in _used.items()}
+    removed = []
+    for key in [key for key in _used if key not in _kept]:
+        if len(_used) < LIMIT_FOLDERS and sum(sizes.values()) <= LIMIT_BYTES:
+            break
+        clear(key)
+        del sizes[key]
+        removed.append(key)
+    return removed
 
 
 def _size(folder: Path) -> int:
