@@ -23,7 +23,7 @@ from apps.timeseries.backtest_report import markdown, report_of, show
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel
 from apps.timeseries.fanout import fan_out
-from apps.timeseries.rolling import ENOUGH, Outcome, Plan, Runner, make_plan
+from apps.timeseries.rolling import MANY, Need, Outcome, Plan, Runner, plan_for
 from apps.timeseries.scoring import REFERENCE, Tally
 from core.errors import UsageError, unknown
 from core.files import plain, require_writable, results_folder, write_json, write_text
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from apps.timeseries.methods import Method
 
 CSV, JSON, MARKDOWN = FILES = ("backtest.csv", "report.json", "report.md")
-MANY = 100
-"""Series above which fewer calibration origins are forecast by default, and ETS when asked alone."""
 SLOW = ("ets",)  # about 2 s for each series of 1,000 rows, where the other baselines take 10 ms
 LOSSES = ("mae", "mse")
 
@@ -112,7 +110,16 @@ def backtest(
     if baselines is None:
         baselines = [b for b in catalog.BASELINES if b not in SLOW or len(panel) <= MANY]
     methods = _methods(given, baselines, cycle, settings)
-    plan = _plan(panel, [m for m, _ in methods.values()], horizon, windows, step, cycle, calibration, align)  # fmt: skip
+    plan = plan_for(
+        panel,
+        [_need(method) for method, _ in methods.values()],
+        horizon=horizon,
+        windows=windows,
+        step=step,
+        season=cycle,
+        calibration=calibration,
+        align=align,
+    )
 
     frame, tallies, runners = _Rows(panel, wanted), {}, {}
     with (
@@ -278,37 +285,10 @@ def _label(name: str, taken: Iterable[str]) -> str:
     return label
 
 
-def _plan(
-    panel: Panel,
-    methods: Sequence[Method],
-    horizon: int,
-    windows: int,
-    step: int | None,
-    season: int,
-    calibration: int | None,
-    align: str | None,
-) -> Plan:
-    """The plan that leaves every method the history it needs."""
-    history = least = 1
-    for method in methods:
-        source = getattr(method, "predictor", method)
-        need = max(1, getattr(source, "lookback", None) or 1)
-        history = max(history, need)
-        least = max(least, need + 2 * horizon if method.trainable else need)
-    if calibration is None:
-        calibration = 100 if len(panel) <= MANY else ENOUGH
-    return make_plan(
-        panel,
-        horizon=horizon,
-        windows=windows,
-        step=step,
-        season=season,
-        history=history,
-        least=least,
-        calibration=calibration,
-        align=align,
-        trains=any(method.trainable for method in methods),
-    )
+def _need(method: Method) -> Need:
+    """The history that ``method``, or the predictor that it stands for, looks at; and its training."""
+    source = getattr(method, "predictor", method)
+    return Need(getattr(source, "lookback", None) or 1, method.trainable)
 
 
 def _training_rows(plan: Plan, outcome: Outcome) -> int:

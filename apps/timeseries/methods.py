@@ -199,7 +199,7 @@ class FixedMethod:
 
 @dataclass
 class TrainedMethod:
-    """A model of the catalog, trained anew at each fit."""
+    """A model of the catalog, trained anew at each fit; ``keep`` is left the last as a model folder."""
 
     name: str
     lookback: int | None = None
@@ -207,12 +207,14 @@ class TrainedMethod:
     training: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     trainable: bool = True
+    keep: Path | None = None
 
     def fit(
         self, panel: Panel, *, horizon: int, seed: int = 0, progress: Progress | None = None
     ) -> Predictor:
         from apps.timeseries.fit import train
         from apps.timeseries.predictor import ModelPredictor
+        from apps.timeseries.store import load, save
 
         with tempfile.TemporaryDirectory(prefix="triptych-") as folder:
             model = train(
@@ -228,4 +230,8 @@ class TrainedMethod:
                 test=False,
                 **self.training,
             ).model
+        if self.keep is not None:
+            ordered = [model.scalings[s.id] for s in panel]
+            save(self.keep, model.network, model.spec, ordered, force=True)
+            model = load(self.keep, self.device)
         return ModelPredictor(model)

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import gcd
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 HELD_BACK, HELD_BACK_UNTRAINED = 0.2, 0.5
 """Share of the rows before the first window that calibration may take, from training or from nobody."""
+MANY = 100
+"""Series above which fewer calibration origins are forecast by default, and ETS when asked alone."""
 ENOUGH = 40
 """Calibration origins at which keeping the season's phase is worth more than having others."""
 FEWEST = 8
@@ -94,6 +96,46 @@ class Plan:
         ends = [int(self.rows(s, np.array([at]))[0]) for s in panel]
         kept = [s.head(min(end, len(s))) for s, end in zip(panel, ends) if end > 0]
         return panel.with_series([s for s in kept if np.isfinite(s.values).any()])
+
+
+class Need(NamedTuple):
+    """What a method asks of a plan: rows of history at each origin, and whether it is trained."""
+
+    lookback: int
+    trained: bool
+
+
+def plan_for(
+    panel: Panel,
+    needs: Sequence[Need],
+    *,
+    horizon: int,
+    windows: int,
+    step: int | None = None,
+    season: int,
+    calibration: int | None = None,
+    align: str | None = None,
+) -> Plan:
+    """The plan that leaves every method the history it needs; raises as ``make_plan``.
+
+    ``calibration`` None: 100 origins, or ``ENOUGH`` where there are more than ``MANY`` series.
+    """
+    histories = [max(1, need.lookback) for need in needs]
+    least = [rows + 2 * horizon * need.trained for rows, need in zip(histories, needs)]
+    if calibration is None:
+        calibration = 100 if len(panel) <= MANY else ENOUGH
+    return make_plan(
+        panel,
+        horizon=horizon,
+        windows=windows,
+        step=step,
+        season=season,
+        history=max(histories, default=1),
+        least=max(least, default=1),
+        calibration=calibration,
+        align=align,
+        trains=any(need.trained for need in needs),
+    )
 
 
 def make_plan(
