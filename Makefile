@@ -19,10 +19,11 @@ OUT    := out/quickstart
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 HAS_VENV  := import ensurepip, venv
 
-.PHONY: help quickstart test clean
+.PHONY: help quickstart demo test clean
 
 help:
 	@echo "make quickstart   install into $(VENV), then segment a brain MR and forecast a load (into $(OUT))"
+	@echo "make demo         install the demo's packages as well, then open it in a browser"
 	@echo "make test         install the development tools as well, then lint, type check and test"
 	@echo "make clean        remove $(VENV), out/ and tool caches (your runs/ are kept)"
 	@echo "Options: PYTHON=python3.12  TORCH_INDEX=URL  PIP_ARGS=\"...\"  VENV=.venv"
@@ -43,10 +44,13 @@ quickstart: $(VENV)/.installed
 	@echo "  $(PY) apps/medical/run.py predict YOUR_CROP.nii.gz --model hippocampus --out out/mine"
 	@echo "Training on your own images: see README.md"
 
+demo: $(VENV)/.installed-demos
+	$(PY) -m streamlit run demos/app.py
+
 test: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy core apps
+	$(PY) -m mypy core apps demos
 	$(PY) -m pytest --durations=10
 
 clean:
@@ -57,9 +61,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
 	@$(call install,.)
 	@touch $@
 
+$(VENV)/.installed-demos: pyproject.toml constraints.txt | $(PY)
+	@$(call install,.[demos])
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(PY)
 	@$(call install,.[dev])
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-demos
 
 define install
 $(PY) -c '$(SUPPORTED)' || { \

@@ -71,7 +71,9 @@ def test_default_and_development_dependencies_are_pinned():
         if line and not line.startswith("#")
     }
     extras = PROJECT["optional-dependencies"]
-    wanted = PROJECT["dependencies"] + extras["dev"] + extras["export"]
+    wanted = [*PROJECT["dependencies"]]
+    for extra in ("demos", "dev", "driving", "export", "notebooks"):
+        wanted += extras[extra]
     missing = {name_of(item) for item in wanted} - pinned - {"triptych"}
     assert missing == set()
 
@@ -193,11 +195,12 @@ def test_make_installs_only_when_needed(tmp_path):
     """With stamps newer than what they depend on, neither target installs anything."""
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
-    for name in ("bin/python", ".installed", ".installed-dev"):
+    stamps = (".installed", ".installed-demos", ".installed-dev")
+    for name in ("bin/python", *stamps):
         (venv / name).touch()
-    fresh = make("-n", f"VENV={venv}", "quickstart", "test")
+    fresh = make("-n", f"VENV={venv}", "quickstart", "demo", "test")
     assert fresh.returncode == 0, fresh.stderr
     assert "pip install" not in fresh.stdout
-    for stamp in (".installed", ".installed-dev"):
+    for stamp in stamps:
         os.utime(venv / stamp, (0, 0))
     assert make("-n", f"VENV={venv}", "quickstart").stdout.count("-m pip install") == 2
