@@ -19,6 +19,7 @@ from nibabel import orientations
 
 from apps.medical.data.volume import Volume
 from apps.medical.shipped import DISCLAIMER
+from core.errors import UsageError
 from core.files import atomic_path
 
 if TYPE_CHECKING:
@@ -57,19 +58,47 @@ def save_overlay(
     ``legend`` gives the text of each label id, for instance "anterior, 1.53 mL"; with ``instances``
     the ids number objects and its one text, under id 0, describes them all.
     """
-    figure = draw(
-        planes(image, labels), legend, title=title, unit=_unit(image), instances=instances
-    )
+    figure = draw_labels(image, labels, legend, title=title, instances=instances)
     with atomic_path(path, force=force) as temporary:
         figure.savefig(temporary, dpi=DPI, facecolor=figure.get_facecolor())
 
 
+def draw_labels(
+    image: Volume,
+    labels: np.ndarray | None = None,
+    legend: Mapping[int, str] | None = None,
+    *,
+    title: str = "",
+    instances: bool = False,
+    window: tuple[float, float] | None = None,
+) -> Figure:
+    """The picture of ``labels`` (*S) on ``image``, or of the image alone, to show or to save.
+
+    ``legend``, ``instances`` as ``save_overlay`` has them, ``window`` as ``planes``. Raises UsageError
+    where the labels have another shape.
+    """
+    marked = np.zeros(image.shape, np.uint8) if labels is None else np.asarray(labels)
+    if marked.shape != image.shape:
+        raise UsageError(
+            f"labels of shape {marked.shape} do not fit {image.path.name} of shape {image.shape}; "
+            "are they of this image?"
+        )
+    cuts = planes(image, marked, window)
+    return draw(cuts, legend or {}, title=title, unit=_unit(image), instances=instances)
+
+
 def planes(
-    image: Volume, labels: np.ndarray, window: tuple[float, float] | None = None
+    image: Volume,
+    labels: np.ndarray,
+    window: tuple[float, float] | None = None,
+    *,
+    through: np.ndarray | None = None,
 ) -> list[Plane]:
     """The cuts to show: axial, coronal, sagittal of a volume; the one plane of anything flat.
 
-    ``window`` is what becomes black and white; by default the image's own range decides.
+    ``window`` is what becomes black and white; by default the image's own range decides. The slices
+    are those with most labels of ``through`` (*S), so that several maps can be cut alike; by default
+    of ``labels`` themselves.
     """
     array = image.channel_first
     if not image.physical:
@@ -77,13 +106,14 @@ def planes(
         shown = _grey_or_colour(array) if window is None else _stretched(array[0], window)
         return [Plane("", shown, flat, (1.0, 1.0), None)]
     turned = Turned.of(image, labels, window)
+    chosen = turned if through is None else Turned.of(image, through, turned.window)
     shape = turned.labels.shape
     cuts = []
     for axis in (2, 1, 0):
         across, up = (a for a in range(3) if a != axis)
         if min(shape[across], shape[up]) == 1 and max(shape) > 1:
             continue  # seen from the side a single slice is a line
-        cuts.append(turned.cut(axis, _largest_section(turned.labels, axis)))
+        cuts.append(turned.cut(axis, _largest_section(chosen.labels, axis)))
     return cuts
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from apps.medical.cases import CaseInput, files_per_case, find_cases
 from apps.medical.data.volume import Volume, case_name, read_image
-from apps.medical.ood import input_warnings, output_warnings
+from apps.medical.intake import fit
+from apps.medical.ood import output_warnings
 from apps.medical.results import case_folder, check_outputs, legend, statistics
 from apps.medical.shipped import DISCLAIMER
 from apps.medical.uncertainty import Calibration, Confidence, usable
@@ -242,8 +243,6 @@ def _read(
     calibration: Calibration | None = None,
 ) -> tuple[list[Volume], Prepared]:
     """The case's volumes as stored, and the network's input."""
-    from apps.medical.data.preprocess import prepare
-
     if case.error:
         raise DataError(case.error)
     if case.note:
@@ -260,25 +259,11 @@ def _read(
                 f"{case.files[0].parent / case.name}: found {len(case.files)} channel files, the "
                 f"model wants {', '.join(wanted)} ({', '.join(plan.channels)})"
             )
-    for volume in volumes:
-        values = volume.array
-        if values.size and values.min() == values.max():
-            raise DataError(
-                f"{volume.path}: every voxel is {values.flat[0]:g}, nothing to segment; "
-                "was it exported correctly?"
-            )
-        result.warnings += [f"{volume.path.name}: {note}" for note in volume.notes.values()]
-    prepared = prepare(volumes, plan, repair=options.repair)
-    if prepared.repaired:
-        result.warnings.append(
-            f"{prepared.repaired} NaN or infinite voxels were replaced by the lowest or highest "
-            "finite value"
-        )
     seen = calibration.seen if calibration is not None else None
-    unlike = input_warnings(volumes, prepared, plan, seen)
-    result.warnings += unlike
-    result.unlike = len(unlike)
-    return volumes, prepared
+    found = fit(volumes, plan, seen, repair=options.repair)
+    result.warnings += found.notes + found.unlike
+    result.unlike = len(found.unlike)
+    return volumes, found.prepared
 
 
 def _read_series(case: CaseInput) -> list[Volume]:

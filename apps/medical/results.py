@@ -160,7 +160,7 @@ def write_derived(
     """
     from apps.medical.overlay import save_overlay
 
-    images = _images(source)
+    images = source_images(source)
     for name in SEGMENTATIONS:
         if name == "seg.nii.gz" or not grid.physical or (source.file.parent / name).is_file():
             write_label_like(grid, labels, folder / name)
@@ -305,7 +305,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return value
 
 
-def _images(source: Result) -> list[Volume]:
+def source_images(source: Result) -> list[Volume]:
     """The images the source was made from, or none when they moved or changed."""
     try:
         last_axis = bool(source.manifest.get("channels_last_axis"))

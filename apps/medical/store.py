@@ -7,6 +7,7 @@ folder is ever executed: pickled checkpoints are refused by their content.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,27 @@ def load_model(
     _check_alike(specs, chosen)
     names = tuple(part.name for part in chosen)
     return Model(tuple(networks), specs[0], folder, names, sums)
+
+
+def read_spec(ref: str | Path) -> ModelSpec:
+    """What a model's ``model.json`` says (of an ensemble, the first fold's), without its tensors.
+
+    Imports no torch. Raises UsageError for an unknown model, DataError for a folder without one and
+    for a description that is damaged or of something else.
+    """
+    folder = find_model(ref)
+    cards = [folder / METADATA, *(part / METADATA for part in fold_folders(folder))]
+    card = next((card for card in cards if card.is_file()), None)
+    if card is None:
+        raise DataError(f"{folder}: no trained model here; give a shipped name or a model folder")
+    try:
+        metadata = json.loads(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{card}: is not a model description ({error})") from error
+    if not isinstance(metadata, dict):
+        raise DataError(f"{card}: is not a model description")
+    metadata.pop("tensors", None)  # the folder's own key, see core.weights.folder
+    return _spec(metadata, card.parent)
 
 
 def save_model(

@@ -54,12 +54,14 @@ _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
     """What made the segmentation (PS3.3 10.16, Algorithm Identification Macro; each at most 64
-    characters). ``parameters`` are the options that decide about its result."""
+    characters). ``parameters`` are the options that decide about its result; ``edited``: a person
+    changed it afterwards, which makes it SEMIAUTOMATIC (PS3.3 C.8.20.2)."""
 
     name: str
     version: str
     source: str = MANUFACTURER
     parameters: Mapping[str, str] = field(default_factory=dict)
+    edited: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,6 +357,7 @@ def _describe(
         source=line(algorithm.source, MANUFACTURER),
         parameters=dict(algorithm.parameters) or None,
     )
+    kinds = hd.seg.SegmentAlgorithmTypeValues
     made = []
     for label, number in numbers.items():
         code = codes[label]
@@ -363,7 +366,7 @@ def _describe(
             segment_label=line(names[label], f"label {label}"),
             segmented_property_category=_concept(code.category),
             segmented_property_type=_concept(code.type),
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_type=kinds.SEMIAUTOMATIC if algorithm.edited else kinds.AUTOMATIC,
             algorithm_identification=identification,
             anatomic_regions=[_concept(code.region)] if code.region else None,
             display_color=hd.color.CIELabColor.from_string(code.colour or colour_of(label)),

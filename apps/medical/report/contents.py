@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apps.medical.intake import image_facts
 from apps.medical.overlay import colour_of
 from apps.medical.report.figures import (
     Picture,
@@ -87,7 +88,7 @@ def gather(
         created=now(),
         model_name=spec.name,
         identity=_identity(volumes[0]) if identify else [],
-        image=_image(volumes),
+        image=image_facts(volumes),
         findings=_objects(stats) if objects else _findings(stats, calibration),
         warnings=list(warnings),
         pictures=[picture for picture in pictures if picture is not None],
@@ -207,34 +208,6 @@ def _identity(volume: Volume) -> Pairs:
     }
     pairs = [(text, str(first.get(key, "") or "")) for text, key in names.items()]
     return [(text, value[:200]) for text, value in pairs if value]
-
-
-def _image(volumes: Sequence[Volume]) -> Pairs:
-    from nibabel import aff2axcodes
-
-    first = volumes[0]
-    shape = " × ".join(map(str, first.shape))
-    pairs = [("Grid", f"{shape} {'voxels' if first.rank == 3 else 'pixels'}")]
-    series = getattr(first.store, "series", None)
-    if series is not None:
-        told = (
-            ("Modality", "modality"), ("Body part", "body_part"), ("Series number", "number"),
-            ("Acquired", "orientation"),
-        )  # fmt: skip
-        for text, key in told:
-            value = str(getattr(series, key, "") or "")
-            if value and value.lower() not in ("none", "unknown"):
-                pairs.append((text, value[:60].lower() if key == "body_part" else value[:60]))
-    if first.physical:
-        edges = " × ".join(f"{edge:.3g}" for edge in first.spacing)
-        view = " × ".join(f"{n * d:.4g}" for n, d in zip(first.shape, first.spacing))
-        pairs.append(("Voxel", f"{edges} mm"))
-        pairs.append(("Field of view", f"{view} mm"))
-        pairs.append(("Axes towards", "".join(str(c) for c in aff2axcodes(first.affine))))
-    channels = sum(volume.channels for volume in volumes)
-    if channels > 1:
-        pairs.append(("Channels", str(channels)))
-    return pairs
 
 
 def _model(model: Model, run: str) -> Pairs:

@@ -43,14 +43,20 @@ def plane_pictures(
     legend: Mapping[int, str],
     uncertainty: np.ndarray | None = None,
     *,
+    others: Mapping[str, np.ndarray] | None = None,
     instances: bool = False,
 ) -> Picture:
-    """Each plane three times: the image alone, with the segmentation, with the uncertainty."""
+    """Each plane three times: the image alone, with the segmentation, with the uncertainty.
+
+    ``others`` are more label maps (*S) to show between the last two, by what to call them.
+    """
     cuts = planes(image, labels)
     rows: list[tuple[str, list[Plane]]] = [
         ("image", [replace(cut, labels=np.zeros_like(cut.labels)) for cut in cuts]),
         ("segmentation", cuts),
     ]
+    for name, other in (others or {}).items():
+        rows.append((name, planes(image, other, through=labels)))
     doubt: list[np.ndarray] = []
     if uncertainty is not None:
         shape = image.shape if image.physical else uncertainty.shape
@@ -110,11 +116,12 @@ def plane_pictures(
     if doubt:
         _scale(figure, height, tall * scale, bottom)
     _legend(figure, legend, height, instances)
+    also = "".join(f", {name}" for name in others or {})
     what = " and its entropy (bright: the model is undecided)" if doubt else ""
     return Picture(
         "planes",
         _png(figure),
-        f"The image, the segmentation{what}, in the planes through its largest sections. "
+        f"The image, the segmentation{also}{what}, in the planes through its largest sections. "
         + ("Radiological convention: the patient's right is on the left." if _sided(cuts) else ""),
         WIDTH,
         height,

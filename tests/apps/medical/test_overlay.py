@@ -143,3 +143,15 @@ def test_objects_are_outlined(tmp_path) -> None:
     image = volume(np.full((40, 50), 128, np.uint8), np.eye(4), physical=False)
     save_overlay(tmp_path / "o.png", image, ids, {0: "2 objects"}, instances=True)
     assert Image.open(tmp_path / "o.png").size[0] > 800
+
+
+def test_several_maps_are_cut_alike() -> None:
+    image, labels = marked()
+    other = np.zeros_like(labels)
+    other[:, :, 8] = 3  # its own largest axial section lies elsewhere
+    scan = volume(image, np.eye(4))
+    own, alike = planes(scan, other), planes(scan, other, through=labels)
+    assert own[0].title == "axial, slice 9 of 10"
+    assert [cut.title for cut in alike] == [cut.title for cut in planes(scan, labels)]
+    assert not (alike[0].labels == 3).any()
+    np.testing.assert_array_equal(alike[0].image, planes(scan, labels)[0].image)

@@ -153,3 +153,22 @@ def test_wrong_description_is_a_data_error(tmp_path, model_3d, change, message) 
     edit(folder, change)
     with pytest.raises(DataError, match=message):
         load_model(folder)
+
+
+def test_a_description_is_read_without_the_weights(model_3d, tmp_path) -> None:
+    from apps.medical.store import read_spec
+
+    assert read_spec("hippocampus").labels[1] == "anterior"
+    (tmp_path / "ensemble").mkdir()
+    for fold in (0, 1):
+        shutil.copytree(model_3d, tmp_path / "ensemble" / f"fold_{fold}")
+        (tmp_path / "ensemble" / f"fold_{fold}" / "model.safetensors").unlink()
+    assert read_spec(tmp_path / "ensemble").name == "small"
+    with pytest.raises(DataError, match="no trained model here"):
+        read_spec(tmp_path)
+    with pytest.raises(UsageError, match="Did you mean 'hippocampus'"):
+        read_spec("hipocampus")
+    for text in ("{", "[]", '{"app": "driving"}'):
+        (tmp_path / "model.json").write_text(text)
+        with pytest.raises(DataError, match=r"model\.json"):
+            read_spec(tmp_path)

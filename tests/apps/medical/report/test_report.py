@@ -250,3 +250,17 @@ def test_figures_as_text() -> None:
     assert figure_text(Figure(mean=0.5, ci95=(0.25, 0.75), n=3), 2) == "0.50 (0.25 to 0.75)"
     assert figure_text(Figure(mean=0.5, ci95=None, n=1), 1) == "0.5"
     assert figure_text(Figure(mean=None, ci95=None, n=0)) == figure_text(None) == "–"
+
+
+def test_a_reference_is_a_row_of_its_own() -> None:
+    image, found = volume(), labels()
+    alone = plane_pictures(image, found, {})
+    beside = plane_pictures(image, found, {}, others={"reference": np.full_like(found, 2)})
+    assert "the segmentation, reference, in the planes" in beside.caption
+    assert beside.height <= 7.0
+
+    def coloured(picture) -> int:
+        pixels = np.asarray(Image.open(BytesIO(picture.png)).convert("RGB")).astype(int)
+        return int((np.ptp(pixels, axis=2) > 60).sum())
+
+    assert coloured(beside) > 1.3 * coloured(alone)
