@@ -17,7 +17,7 @@ from apps.driving.agents.base import Command
 from apps.driving.routes.files import RouteSpec
 from apps.driving.routes.lanes import LEFT, RIGHT, Lane
 from apps.driving.routes.planner import Planner
-from core.errors import DataError, UsageError
+from core.errors import DataError, UsageError, unknown
 
 if TYPE_CHECKING:
     import carla
@@ -123,6 +123,15 @@ def sample_weather(seed: int) -> dict[str, float]:
     }
     weather |= {name: float(rng.uniform(*bounds)) for name, bounds in SKIES[sky].items()}
     return {name: round(value, 2) for name, value in weather.items()}
+
+
+def typical_weather(sky: str, sun: str) -> dict[str, float]:
+    """The middle of a sky's and a sun's ranges. UsageError for one that is not in the tables."""
+    for kind, name, known in (("sky", sky, SKIES), ("sun", sun, SUNS)):
+        if name not in known:
+            raise UsageError(unknown(kind, name, known))
+    weather = {"cloudiness": 5.0, "sun_altitude_angle": sum(SUNS[sun]) / 2}
+    return weather | {name: sum(bounds) / 2 for name, bounds in SKIES[sky].items()}
 
 
 def _walk(

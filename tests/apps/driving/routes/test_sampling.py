@@ -11,7 +11,7 @@ import pytest
 from apps.driving.agents.base import Command
 from apps.driving.routes.files import WEATHER, RouteSpec, read_routes, write_routes
 from apps.driving.routes.planner import Planner
-from apps.driving.routes.sampling import sample_routes, sample_weather
+from apps.driving.routes.sampling import sample_routes, sample_weather, typical_weather
 from core.errors import DataError, UsageError
 
 carla = pytest.importorskip("carla")
@@ -103,3 +103,16 @@ def test_weather():
         "clear": np.mean([w["cloudiness"] < 16 for w in many]),
     }
     assert all(0.05 < value < 0.45 for value in share.values()), share
+
+
+def test_a_named_weather_is_the_middle_of_its_ranges():
+    weather = typical_weather("fog", "sunset")
+    assert weather == {
+        "cloudiness": 60.0,
+        "fog_density": 35.0,
+        "fog_distance": 11.0,
+        "sun_altitude_angle": 9.0,
+    }
+    assert set(weather) <= set(WEATHER)
+    with pytest.raises(UsageError, match=r"unknown sky 'fogg'.*Did you mean 'fog'"):
+        typical_weather("fogg", "noon")
