@@ -327,13 +327,13 @@ def difference(ours: list[float | None], theirs: list[float | None]) -> dict[str
 def bootstrap(values: list[float], total: int) -> dict[str, Any]:
     import numpy as np
 
-    from apps.medical import evaluate
+    from apps.medical.evaluate import bootstrap as interval
 
     if not values:  # a distance to a label that a network never marks
         return {"mean": None, "low": None, "high": None, "undefined": total}
     mean = statistics.fmean(values)
     cases = [f"{i:06d}" for i in range(len(values))]  # each its own group, in this order
-    low, high = evaluate.bootstrap(np.asarray(values), cases) or (mean, mean)
+    low, high = interval(np.asarray(values), cases) or (mean, mean)
     return {
         "mean": round(mean, 5),
         "low": round(low, 5),

@@ -27,6 +27,8 @@ from apps.medical.data.volume import (
     case_name,
     is_volume_file,
     read_image,
+    read_label,
+    same_grid,
     suffix_of,
 )
 from core.errors import DataError, UsageError
@@ -112,6 +114,43 @@ def find_cases(
                 "folder; rename one or predict them into different folders"
             )
     return found
+
+
+def read(path: str | Path, *, series: str = "") -> Volume:
+    """One image, however it comes: an image file, or a series of a DICOM folder, zip or DICOMDIR.
+
+    ``series`` (UID, number or part of the description) chooses among several. Raises UsageError
+    where the choice is open or ``path`` holds several images, DataError for what cannot be read.
+    """
+    found = find_cases(path, dicom=True, series=[series] if series else ())
+    if len(found) > 1:
+        raise UsageError(f"{path}: holds {len(found)} images; give the file of one")
+    (case,) = found
+    if case.error:
+        raise DataError(case.error)
+    if case.series:
+        from apps.medical.dicom.volume import read_series
+
+        return read_series(case.series[0])
+    return read_image(case.files[0])
+
+
+def read_labels(path: str | Path, *, like: Volume | None = None) -> Volume:
+    """A label map, integers (*S), from an image file or a DICOM segmentation.
+
+    ``like`` is the image it belongs to: a DICOM segmentation, which leaves empty slices out, is put
+    on its grid, and another grid is a DataError. Raises DataError for what is no label map.
+    """
+    path = Path(path)
+    if not suffix_of(path) and path.is_file():
+        from apps.medical.dicom.read_segmentation import read_seg
+
+        return read_seg(path, like=like).volume
+    labels = read_label(path)
+    difference = same_grid(labels, like) if like is not None else ""
+    if difference:
+        raise DataError(f"{path}: does not lie on the grid of its image ({difference})")
+    return labels
 
 
 def _origin(case: CaseInput) -> Path | str:

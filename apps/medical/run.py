@@ -73,22 +73,22 @@ def info(
         return
     if model is not None:
         raise UsageError("--model goes with a path: info PATH --model NAME")
-    from apps.medical.catalog import list_networks
+    from apps.medical import catalog
     from apps.medical.classification.catalog import BAGS, CLASSIFIERS, DEIT
-    from apps.medical.shipped import list_models
+    from apps.medical.shipped import model_summaries
 
     report = {
         "name": "medical",
         "version": _version(),
         "disclaimer": DISCLAIMER,
         "verbs": _verbs(),
-        "models": list_networks(),
+        "models": {name: _model(entry) for name, entry in catalog.MODELS.items()},
         "classifiers": {
             **{name: f"small {backbone}" for name, (backbone, _) in CLASSIFIERS.items()},
             **{name: "DeiT's published size, with a distillation token" for name in DEIT},
             **BAGS,
         },
-        "weights": list_models(),
+        "weights": model_summaries(),
         "inputs": {"volumes": VOLUMES, "pictures": PICTURES, "dicom": DICOM, "datasets": LAYOUTS},
         "exit_codes": cli.EXIT_CODES,
     }
@@ -558,6 +558,16 @@ def _verbs() -> dict[str, str]:
             name = command.name or function.__name__.replace("_", "-")
             verbs[name] = (command.help or function.__doc__ or "").strip().split("\n")[0]
     return verbs
+
+
+def _model(entry: Any) -> dict[str, Any]:
+    return {
+        "title": entry.title,
+        "summary": entry.summary,
+        "paper": entry.paper,
+        "ranks": list(entry.ranks),
+        "defaults": dict(entry.defaults),
+    }
 
 
 def _print_info(report: dict[str, Any]) -> None:

@@ -46,10 +46,11 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
     ) -> None:
         """Fit temperature, extents and volume ranges on held-out cases, into model.json."""
-        from apps.medical import calibrate as implementation
+        from apps.medical.calibrate import calibrate as implementation
+        from apps.medical.calibrate import print_calibration
         from core.progress import get_progress
 
-        found = implementation.calibrate(
+        found = implementation(
             model,
             dataset,
             fold=fold,
@@ -67,7 +68,7 @@ def register(app: typer.Typer) -> None:
 
         def show() -> None:
             for folder, calibration in found.items():
-                implementation.print_calibration(folder, calibration)
+                print_calibration(folder, calibration)
 
         report = {folder: one.model_dump(mode="json") for folder, one in found.items()}
         cli.emit({"calibrations": report}, as_json=json, human=show)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from apps.medical.data.datasets import Case, Dataset
+from apps.medical.data.datasets import Case, Dataset, open_dataset
 from apps.medical.data.preprocess import to_canonical
 from apps.medical.data.splits import stored_splits, straddling
 from apps.medical.data.volume import Volume, read_label, same_grid
@@ -48,6 +48,11 @@ class _Audit:
     ) -> None:
         entry = {"severity": severity, "code": code, "case": case, "file": str(file)}
         self.findings.append(entry | {"what": what, "fix": fix})
+
+
+def check_dataset(path: Path | str, progress: Progress | None = None) -> dict[str, Any]:
+    """As ``audit``, of the data set in the folder ``path``. DataError where there is none."""
+    return audit(open_dataset(path), progress)
 
 
 def audit(dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -274,7 +275,9 @@ def test_resuming_a_finished_run_does_nothing_again(
     out = Path(shutil.copytree(finished, tmp_path / "run"))
     before = contents(out)
     monkeypatch.setattr(SegmentationBatches, "batch_at", lambda *a: pytest.fail("it trained"))
-    monkeypatch.setattr("apps.medical.train.validate_cases", lambda *a: pytest.fail("it validated"))
+    monkeypatch.setattr(
+        sys.modules["apps.medical.train"], "validate_cases", lambda *a: pytest.fail("it validated")
+    )
     (result,) = run(dataset, out, resume=True)
     assert result.steps == 4
     assert result.metrics == json.loads(before["fold_0/validation.json"])
