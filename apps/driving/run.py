@@ -60,6 +60,9 @@ Limit = Annotated[int | None, typer.Option(help="Only the file's first N routes.
 Weather = Annotated[
     str, typer.Option(help="routes (what the file says), varied (by the seed) or clear.")
 ]
+Trace = Annotated[
+    bool, typer.Option("--trace", help="Keep what the car sees, means and does (see the docs).")
+]
 Video = Annotated[bool, typer.Option("--video/--no-video", help="Film each route (MP4).")]
 SETTINGS = "Change a setting: key=value; repeat. Those of the network begin with model."
 
@@ -80,6 +83,7 @@ def drive(
     weather: Weather = "routes",
     limit: Limit = None,
     video: Video = True,
+    trace: Trace = False,
     jobs: Jobs = 1,
     min_speed: Annotated[
         bool,
@@ -113,6 +117,7 @@ def drive(
         weather=weather,
         limit=limit,
         video=video,
+        trace=trace,
         jobs=jobs,
         min_speed=min_speed,
         renderer=renderer,

@@ -61,7 +61,8 @@ class Decision:
     (n, 2) are where the driver means to be, 0.5 s apart, in the ego frame. ``target_speed`` m/s.
     ``red_light`` and ``stop_sign`` are probabilities. ``semantics`` (V, h, w) and ``birdseye``
     (h, w) are uint8 CARLA tags, for looking at. ``hazards`` says which of "vehicle", "walker",
-    "light", "stop" holds the car back. ``interventions`` names what a supervisor overruled.
+    "light", "stop" holds the car back. ``interventions`` names what a supervisor overruled. ``parts``:
+    (throttle, steer, brake) of each controller of which the decision was made, by name.
     """
 
     throttle: float
@@ -75,6 +76,7 @@ class Decision:
     birdseye: np.ndarray | None = None
     hazards: Mapping[str, bool] = field(default_factory=dict)
     interventions: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,8 @@ class LearnedAgent:
         if not np.isfinite([steer, throttle, brake, *waypoints.flat]).all():
             return Decision(np.nan, np.nan, np.nan, waypoints=waypoints)
         pid = Controls(*self._controller.step(waypoints, observation.speed))
-        controls = self.blend(pid, Controls(throttle, steer, brake))
+        own = Controls(throttle, steer, brake)
+        controls = self.blend(pid, own)
         rank = (out.birdseye[0] > 0).cpu().numpy() * self._rank  # (K, h, w), 0 where nothing is
         birdseye = np.where(rank.any(0), self._tags[rank.argmax(0)], 0).astype(np.uint8)
         return Decision(
@@ -101,6 +102,7 @@ class LearnedAgent:
             stop_sign=float(out.stop_sign[0].sigmoid()),
             semantics=self._tags[out.semantics.argmax(1).cpu().numpy()],
             birdseye=birdseye,
+            parts={"waypoints": pid, "network": own},
         )
 
     def end(self) -> None:

@@ -84,6 +84,7 @@ class Supervised:
             self._moved = time
             return Decision(0.0, 0.0, 1.0, interventions=("decision: not a number",))
 
+        wanted = decision.throttle, decision.steer, decision.brake
         named: list[str] = []
         allowed = None
         if rules.red_light:
@@ -105,7 +106,11 @@ class Supervised:
             named.append("emergency brake")
         if not named:
             return decision
-        return replace(decision, interventions=(*decision.interventions, *named))
+        return replace(
+            decision,
+            interventions=(*decision.interventions, *named),
+            parts={**decision.parts, "driver": wanted},
+        )
 
     def end(self) -> None:
         self.agent.end()

@@ -20,7 +20,7 @@ from apps.driving.evaluation.collisions import Collisions
 from apps.driving.evaluation.lanes import OutsideLanes
 from apps.driving.evaluation.progress import Blocked, Deviation, MinimumSpeed, Progress, Timeout
 from apps.driving.evaluation.scores import Infraction
-from apps.driving.evaluation.signals import RedLights, StopSigns
+from apps.driving.evaluation.signals import RedLights, StopLine, StopSigns
 from apps.driving.evaluation.state import EgoState, ego_state
 from core.errors import ResourceError
 
@@ -94,6 +94,16 @@ class Criteria:
     def traffic_speed(self) -> tuple[float, ...]:
         """Mean speed in percent of the traffic's, for each quarter of the route that has ended."""
         return tuple(self._speed.percentages)
+
+    @property
+    def lights(self) -> list[tuple[carla.TrafficLight, list[StopLine]]]:
+        """The traffic lights near the route, and the lines at which they hold cars."""
+        return [(light, lines) for light, _, lines in self._red_lights.lights]
+
+    @property
+    def stops(self) -> list[list[tuple[float, float]]]:
+        """Outlines (x, y) on the ground of where the stop signs near the route hold."""
+        return [sign.outline for sign in self._stop_signs.signs]
 
     @property
     def over(self) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from apps.driving.routes.files import RouteSpec
     from apps.driving.routes.plan import Plan
+    from apps.driving.simulator.cameras import Cameras, Frames
     from apps.driving.simulator.session import Session
 
 BLIND_DECISIONS = 10  # without a picture, one after the other: then the route is given up
@@ -34,11 +35,21 @@ PATIENCE_S = 5.0  # for a picture
 
 @dataclass(frozen=True)
 class Moment:
-    """One decision, for whoever watches: a video, a recorder, a progress bar."""
+    """One decision, for whoever watches: a video, a recorder, a progress bar.
+
+    ``number`` counts decisions from 0 on, those without a picture too. ``milliseconds``: what the
+    agent took to decide. ``frames``: the pictures of this moment, with what was asked for to be shown;
+    the observation has only those that come with every decision, and never the simulator's semantics.
+    """
 
     observation: Observation
     decision: Decision
     criteria: Criteria
+    drive: Drive
+    snapshot: carla.WorldSnapshot
+    frames: Frames
+    number: int
+    milliseconds: float
 
 
 @dataclass(frozen=True)
@@ -113,14 +124,14 @@ def drive_route(
     seed: int = 0,
     interval: float = 0.1,
     options: CriteriaOptions | None = None,
-    show: frozenset[str] = frozenset(),
+    show: Mapping[str, int] | None = None,
     watch: Sequence[Callable[[Moment], None]] = (),
 ) -> RouteResult:
     """Drive ``plan`` once, a decision every ``interval`` seconds; controls hold in between.
 
-    ``show`` asks for cameras (of "rgb", "depth") beyond those that the agent needs, for those who
-    ``watch``; they are called after each decision. The session's weather and traffic are as they
-    are; the car is spawned here and destroyed at the end.
+    ``show`` asks for cameras beyond those that the agent needs, for those who ``watch``: of "rgb",
+    "depth" and "semantic", each with every n-th decision. They are called after each decision. The
+    session's weather and traffic are as they are; the car is spawned here and destroyed at the end.
 
     Raises what ``Session.spawn_ego`` raises, ResourceError where the simulator or the car has gone or
     pictures stay away, and what a watcher raises.
@@ -130,7 +141,9 @@ def drive_route(
     began = time.perf_counter()
     start = (*plan.xy[0].tolist(), float(plan.z[0]), float(plan.yaw[0]))
     ego = session.spawn_ego(start)
-    run = _Run(session, plan, agent, ego, seed=seed, interval=interval, options=options, show=show)
+    run = _Run(
+        session, plan, agent, ego, seed=seed, interval=interval, options=options, show=show or {}
+    )
     try:
         error: str | None = None
         try:
@@ -179,7 +192,7 @@ class _Run:
         seed: int,
         interval: float,
         options: CriteriaOptions | None,
-        show: frozenset[str],
+        show: Mapping[str, int],
     ) -> None:
         from apps.driving.routes.plan import Navigator
         from apps.driving.simulator.cameras import Cameras
@@ -190,6 +203,7 @@ class _Run:
         self.decision_ms: list[float] = []
         self.interventions: Counter[str] = Counter()
         self.blind = self._blind_now = 0
+        self._number = -1  # of this decision
         self._drive = Drive(
             client=session.client,
             world=session.world,
@@ -202,10 +216,19 @@ class _Run:
         )
         self._navigator = Navigator(*plan.sparse())
         self._cameras: Cameras | None = None
+        self._shown: dict[int, Cameras] = {}
         self._closed = False
-        kinds = agent.cameras | show
+        kinds = agent.cameras | {kind for kind, every in show.items() if every == 1}
+        kinds -= {"semantic"}  # an observation must not have it
+        rare: dict[int, set[str]] = {}
+        for kind, every in show.items():
+            if kind not in kinds:
+                rare.setdefault(every, set()).add(kind)
         try:
             self.criteria = Criteria(session.world, session.map, ego, plan, options)
+            # first those that are read by counting decisions, the first of which the others decide
+            for every, some in rare.items():
+                self._shown[every] = Cameras(session, ego, agent.rig, some, every * interval)
             if kinds:
                 self._cameras = Cameras(session, ego, agent.rig, kinds=kinds, every=interval)
         except BaseException:
@@ -238,6 +261,7 @@ class _Run:
 
         from apps.driving.simulator.cameras import SensorMissing, observe
 
+        self._number += 1
         frames = None
         if self._cameras is not None:
             try:
@@ -256,8 +280,31 @@ class _Run:
         self.decision_ms.append(1e3 * (time.perf_counter() - began))
         self.interventions.update(decision.interventions)
         self.session.ask(self.ego.apply_control, control(decision))
+        moment = Moment(
+            observation,
+            decision,
+            self.criteria,
+            self._drive,
+            snapshot,
+            self._all_frames(snapshot.frame, frames),
+            self._number,
+            self.decision_ms[-1],
+        )
         for watcher in watch:
-            watcher(Moment(observation, decision, self.criteria))
+            watcher(moment)
+
+    def _all_frames(self, frame: int, frames: Frames | None) -> Frames:
+        """What the agent saw and what is to be shown now; a picture that stays away is left out."""
+        from apps.driving.simulator.cameras import Frames, SensorMissing
+
+        found = frames or Frames(frame)
+        for every, cameras in self._shown.items():
+            if self._number % every == 0:
+                with suppress(SensorMissing):
+                    more = cameras.read(frame, PATIENCE_S)
+                    some = {kind: getattr(more, kind) for kind in ("rgb", "depth", "semantics")}
+                    found = replace(found, **{k: v for k, v in some.items() if v is not None})
+        return found
 
     def _asked(self, call: Callable[[], Any]) -> Any:
         """What the agent answers, its failures as ``_AgentFailed``."""
@@ -285,8 +332,9 @@ class _Run:
             return
         # RuntimeError and ResourceError: the simulator has gone in the meantime.
         with suppress(RuntimeError, ResourceError):
-            if self._cameras is not None:
-                self._cameras.destroy()
+            for cameras in (self._cameras, *self._shown.values()):
+                if cameras is not None:
+                    cameras.destroy()
         with suppress(RuntimeError, ResourceError):
             if hasattr(self, "criteria"):
                 self.criteria.finish()

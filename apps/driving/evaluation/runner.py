@@ -3,6 +3,7 @@
     OUT/settings.json        what decides the results; a resumed run must agree with it
     OUT/routes/<id>.json     one route's result, ``RouteResult.as_dict``
     OUT/<id>.mp4             its video
+    OUT/<id>.trace/          its trace (``trace``)
     OUT/routes.csv           a line a route
     OUT/summary.json         the report that ``drive`` returns
 
@@ -25,6 +26,7 @@ import numpy as np
 from apps.driving.evaluation.processes import Crew, Lost
 from apps.driving.evaluation.report import CSV, SUMMARY, write_csv
 from apps.driving.evaluation.statistics import CRASHED, summarise
+from apps.driving.evaluation.trace import SUFFIX, clear
 from apps.driving.evaluation.worker import Job
 from apps.driving.routes.files import RouteSpec, read_routes
 from core.errors import DataError, ResourceError, UsageError
@@ -50,6 +52,7 @@ def drive(
     host: str | None = None,
     port: int = 2000,
     video: bool = True,
+    trace: bool = False,
     supervisor: bool = False,
     jobs: int = 1,
     limit: int | None = None,
@@ -70,7 +73,8 @@ def drive(
     ``town``: an .xodr file, procedural:SEED, or with ``host`` a town of that CARLA. ``weather``:
     "routes" (what the file says), "varied" (drawn from the seed) or "clear". ``seed`` decides
     traffic, weather and agent, for each route in its own way. ``jobs`` routes at once, in as many
-    embedded worlds. ``interval`` s between decisions. After ``max_seconds`` s of the simulator's time
+    embedded worlds. ``interval`` s between decisions. ``trace`` writes what the car sees, means and
+    does as it goes on, for ``trace.Trace`` to read. After ``max_seconds`` s of the simulator's time
     a route has timed out, if it has not before.
 
     The report has the means ``driving_score_2_1``, ``driving_score_1_0``, ``route_completion`` and
@@ -122,7 +126,11 @@ def drive(
             lengths = _check(crew, replace(job, routes=[asdict(s) for s in waiting], check=True))
 
         def one(spec: RouteSpec) -> dict[str, Any]:
-            own = _own_job(job, spec, weather, out / f"{spec.id}.mp4" if video else None)
+            own = replace(
+                _own_job(job, spec, weather),
+                video=str(out / f"{spec.id}.mp4") if video else None,
+                trace=str(out / f"{spec.id}{SUFFIX}") if trace else None,
+            )
             row = _attempt(
                 crew,
                 own,
@@ -203,7 +211,7 @@ def route_seed(seed: int, route: str) -> int:
     return int(np.random.default_rng([seed, 202, zlib.crc32(route.encode())]).integers(2**31))
 
 
-def _own_job(job: Job, spec: RouteSpec, weather: str, video: Path | None) -> Job:
+def _own_job(job: Job, spec: RouteSpec, weather: str) -> Job:
     seed = route_seed(job.seed, spec.id)
     drawn: dict[str, float] | None = None
     if weather == "varied":
@@ -213,9 +221,7 @@ def _own_job(job: Job, spec: RouteSpec, weather: str, video: Path | None) -> Job
     fields = asdict(spec)
     if weather == "clear":
         fields["weather"] = None
-    return replace(
-        job, routes=[fields], seed=seed, weather=drawn, video=str(video) if video else None
-    )
+    return replace(job, routes=[fields], seed=seed, weather=drawn)
 
 
 def _check(crew: Crew, job: Job) -> dict[str, float]:
@@ -254,7 +260,7 @@ def _attempt(
 def _settings(job: Job, weather: str) -> dict[str, Any]:
     """What decides a run's results."""
     known = asdict(job)
-    for name in ("routes", "check", "video", "threads"):
+    for name in ("routes", "check", "video", "trace", "threads"):
         del known[name]
     known["weather"] = weather
     if job.town.endswith(".xodr") and Path(job.town).is_file():
@@ -289,6 +295,7 @@ def _prepare(
         for spec in specs:
             (out / ROUTES / f"{spec.id}.json").unlink(missing_ok=True)
             (out / f"{spec.id}.mp4").unlink(missing_ok=True)
+            clear(out / f"{spec.id}{SUFFIX}")
         for name in (SUMMARY, CSV):
             (out / name).unlink(missing_ok=True)
     write_json(out / SETTINGS, settings, force=force)

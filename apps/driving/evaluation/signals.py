@@ -163,6 +163,15 @@ class _Volume:
         axis = (math.cos(yaw), math.sin(yaw))
         return cls(sign.id, _centre(sign), axis, (WIDER * box.extent.x, WIDER * box.extent.y))
 
+    @property
+    def outline(self) -> list[Point]:
+        """Its four corners."""
+        (cx, cy), (ax, ay), (along, aside) = self.centre, self.axis, self.half
+        return [
+            (cx + u * along * ax - v * aside * ay, cy + u * along * ay + v * aside * ax)
+            for u, v in ((1, 1), (1, -1), (-1, -1), (-1, 1))
+        ]
+
     def holds(self, lane: list[Any]) -> bool:
         """Whether it is within ``NEAR_STOP`` of the first waypoint and has one of them in it."""
         places = [(w.transform.location.x, w.transform.location.y) for w in lane]

@@ -130,7 +130,7 @@ def draw(
         image.paste(strip, ((WIDTH - strip.width) // 2, STRIP))  # some networks cut off the sides
         _label(pen, (6, STRIP + 4), "semantics")
     elif observation.depth is not None:
-        image.paste(_strip(_shaded(observation.depth)), (0, STRIP))
+        image.paste(_strip(shaded(observation.depth)), (0, STRIP))
         _label(pen, (6, STRIP + 4), "depth")
     if decision.birdseye is not None:
         image.paste(_fitted(PALETTE[decision.birdseye], BIRDSEYE, PANEL), (0, 2 * STRIP))
@@ -157,8 +157,8 @@ def _fitted(pixels: np.ndarray, width: int, height: int) -> Any:
     return image.resize(size, Image.Resampling.NEAREST)
 
 
-def _shaded(depth: np.ndarray) -> np.ndarray:
-    """Near is bright; 1 m and 100 m are a logarithm's ends. What is no number is red."""
+def shaded(depth: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 of (...) metres. Near is bright; 1 m and 100 m are a logarithm's ends. What is no number is red."""
     with np.errstate(invalid="ignore", divide="ignore"):
         level = 255 * (1 - np.clip(np.log10(np.maximum(depth, 1.0)) / 2, 0, 1))
     grey = np.nan_to_num(level).astype(np.uint8)

@@ -35,7 +35,7 @@ class Job:
     """``routes`` are RouteSpecs as dictionaries: one to drive, or all of them to ``check``.
 
     ``seed`` decides the traffic and the agent, ``weather`` are fields of ``carla.WeatherParameters``
-    or None for what the route says. ``video``: a file to write, or None.
+    or None for what the route says. ``video``: a file to write, ``trace``: a folder, or None.
     """
 
     town: str
@@ -57,6 +57,7 @@ class Job:
     device: str = "cpu"
     threads: int | None = None
     video: str | None = None
+    trace: str | None = None
 
     def as_json(self) -> str:
         """One line."""
@@ -68,6 +69,7 @@ def work(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     from apps.driving.agents.catalog import make_agent
     from apps.driving.evaluation.criteria import CriteriaOptions
     from apps.driving.evaluation.episode import drive_route
+    from apps.driving.evaluation.trace_writer import TraceWriter
     from apps.driving.routes.files import RouteSpec
     from apps.driving.routes.planner import Planner
     from apps.driving.simulator.session import open_session
@@ -93,8 +95,15 @@ def work(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             session.set_weather(weather)
         with ExitStack() as stack:
             watch = [_heart(say)]
+            show: dict[str, int] = {}
+            tracing: TraceWriter | None = None
+            if job.trace:
+                tracing = TraceWriter(Path(job.trace), spec.id, agent.name, job.seed)
+                watch.append(tracing.watch)
+                show |= TraceWriter.show(job.interval)
             if job.video:
                 watch.append(_camera(stack, Path(job.video), job, agent))
+                show["rgb"] = 1
             result = drive_route(
                 session,
                 spec,
@@ -103,9 +112,11 @@ def work(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
                 seed=job.seed,
                 interval=job.interval,
                 options=CriteriaOptions(job.blocked_after, job.min_speed, job.max_seconds),
-                show=frozenset({"rgb"}) if job.video else frozenset(),
+                show=show,
                 watch=watch,
             )
+            if tracing is not None:
+                tracing.finish(result)
         return result.as_dict()
 
 

@@ -212,9 +212,7 @@ def test_interventions_are_counted(session, plan):
 
 def test_watchers_see_pictures_that_the_agent_did_not_ask_for(session, plan):
     seen = []
-    found = drive_route(
-        session, SPEC, plan, Scripted(follow), show=frozenset({"rgb"}), watch=[seen.append]
-    )
+    found = drive_route(session, SPEC, plan, Scripted(follow), show={"rgb": 1}, watch=[seen.append])
     assert found.status == "perfect"
     assert len(seen) == found.decisions
     assert seen[-1].observation.rgb.shape == (3, 160, 320, 3)
