@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,50 +36,48 @@ UNCONVERGED = 0.7
 
 def tables(results: Path = ROOT / "benchmarks" / "results") -> str:
     """All tables as Markdown."""
-    parts = []
+    return "\n\n".join(text for _, text in sections(results))
+
+
+def sections(results: Path = ROOT / "benchmarks" / "results") -> list[tuple[str, str]]:
+    """Each table with its words as Markdown, in order, and what it is about.
+
+    That is ``medical``, ``timeseries``, ``driving``, ``core`` or, of the note that ends them, ``note``.
+    """
+    parts: list[tuple[str, str]] = []
+
+    def add(about: str, name: str, write: Callable[[dict[str, Any]], str]) -> None:
+        if (results / f"{name}.json").exists():
+            parts.append((about, write(load(results, name))))
+
     for name in INTRODUCTION:
+        add("medical", f"{name}_cv", partial(segmentation, name=name))
         if (results / f"{name}_cv.json").exists():
-            result = load(results, f"{name}_cv")
-            parts.append(segmentation(result, name))
-            if any("dice_minus_ablation" in m for m in result["models"].values()):
-                parts.append(ablations(result["models"]))
-        if (results / f"{name}_long.json").exists():
-            parts.append(longer(load(results, f"{name}_long")))
-    calibrations = [
-        n for n in ("calibration", "calibration_nuclei") if (results / f"{n}.json").exists()
-    ]
-    if calibrations:
-        parts.append(calibration([load(results, name) for name in calibrations]))
-    if (results / "sliding_window.json").exists():
-        parts.append(sliding(load(results, "sliding_window")))
-    if (results / "selective_scan.json").exists():
-        parts.append(scan(load(results, "selective_scan")))
-    if (results / "sequence_scaling.json").exists():
-        parts.append(scaling(load(results, "sequence_scaling")))
-    if (results / "forecasting.json").exists():
-        parts.append(forecasting(load(results, "forecasting")))
-    if (results / "interval_coverage.json").exists():
-        parts.append(interval_coverage(load(results, "interval_coverage")))
-    if (results / "forecast_steps.json").exists():
-        parts.append(forecast_steps(load(results, "forecast_steps")))
-    if (results / "many_series.json").exists():
-        parts.append(many_series(load(results, "many_series")))
-    if (results / "driving_world.json").exists():
-        parts.append(driving_world(load(results, "driving_world")))
-    if (results / "driving_agent.json").exists():
-        parts.append(driving_agent(load(results, "driving_agent")))
-    if (results / "driving_expert.json").exists():
-        parts.append(driving_expert(load(results, "driving_expert")))
-    if (results / "driving_collection.json").exists():
-        parts.append(driving_collection(load(results, "driving_collection")))
-    if (results / "startup.json").exists():
-        parts.append(startup(load(results, "startup")))
-    parts.append(
+            models = load(results, f"{name}_cv")["models"]
+            if any("dice_minus_ablation" in model for model in models.values()):
+                parts.append(("medical", ablations(models)))
+        add("medical", f"{name}_long", longer)
+    names = [n for n in ("calibration", "calibration_nuclei") if (results / f"{n}.json").exists()]
+    if names:
+        parts.append(("medical", calibration([load(results, name) for name in names])))
+    add("medical", "sliding_window", sliding)
+    add("core", "selective_scan", scan)
+    add("core", "sequence_scaling", scaling)
+    add("timeseries", "forecasting", forecasting)
+    add("timeseries", "interval_coverage", interval_coverage)
+    add("timeseries", "forecast_steps", forecast_steps)
+    add("timeseries", "many_series", many_series)
+    add("driving", "driving_world", driving_world)
+    add("driving", "driving_agent", driving_agent)
+    add("driving", "driving_expert", driving_expert)
+    add("driving", "driving_collection", driving_collection)
+    add("core", "startup", startup)
+    note = (
         "Intervals are 95 % bootstrap intervals of the mean over cases. Every figure comes from"
         " [benchmarks/results](benchmarks/results), where the command, commit, seed and machine"
         " stand beside it; [benchmarks/README.md](benchmarks/README.md) says how to repeat it."
     )
-    return "\n\n".join(parts)
+    return [*parts, ("note", note)]
 
 
 def calibration(found: list[dict[str, Any]]) -> str:

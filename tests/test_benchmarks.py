@@ -42,6 +42,14 @@ def test_the_document_lists_the_calls_as_the_server_knows_them():
     )
 
 
+def test_every_backbone_is_counted_as_it_is_now():
+    """The demo shows these without importing torch."""
+    counted = script("backbones").counted()
+    assert script("tables").load(ROOT / "benchmarks" / "results", "backbones")["backbones"] == (
+        counted
+    ), "run: python benchmarks/backbones.py"
+
+
 def test_every_result_names_its_commit_seed_and_machine():
     for file in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         environment = script("tables").load(file.parent, file.stem)["environment"]
