@@ -62,6 +62,8 @@ BASELINES = {
     "drift": "the line through the first and the last value",
     "ets": "exponential smoothing, form chosen by AICc",
 }
+REFERENCE = "seasonal-naive"
+"""What every backtest compares with."""
 
 
 def _add(entry: Entry) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from apps.timeseries import metrics, stats
+from apps.timeseries import catalog, metrics, stats
 from apps.timeseries.data.windows import Scaling
 from apps.timeseries.rolling import Outcome
 
 REPEATS = 2000
 ALPHA = 0.05
-REFERENCE = "seasonal-naive"
+REFERENCE = catalog.REFERENCE
 FEW = 10
 """Windows below which a report says that more of them would tell more."""
 

@@ -1,0 +1,408 @@
+"""What came of a run: the forecast, how it would have done before, what made it, files to keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from apps.timeseries import catalog
+from apps.timeseries.calibrate import sentence
+from core.errors import TriptychError
+from demos.forecasting import charts
+from demos.forecasting.settings import LEVELS
+from demos.forecasting.wording import escaped, in_page
+from demos.forecasting.work import CSV, XLSX, ZIP, Result
+
+METRICS = {
+    "MASE": "mase",
+    "sMAPE, %": "smape",
+    "RMSE": "rmse",
+    "MSE": "mse",
+    "MAE": "mae",
+    "CRPS": "crps",
+    **{f"Inside {level:g} %": f"coverage-{level:g}" for level in LEVELS},
+}
+"""What a table calls it -> its name in a report."""
+TOKENS = 40
+"""Variates of a heat map at most: more cannot be read."""
+SEASONS = 28
+"""Of a decomposition at first: four weeks of days."""
+
+
+def show(result: Result) -> None:
+    """Draw the tabs."""
+    for note in result.notes:
+        st.warning(escaped(note))
+    forecast, folds, inside, files = st.tabs(
+        ["Forecast", "Past folds", "Variates and seasons", "Downloads"]
+    )
+    with forecast:
+        _forecast(result)
+    with folds:
+        _folds(result)
+    with inside:
+        _decomposition(result)
+        _attention(result)
+    with files:
+        _downloads(result)
+
+
+@st.fragment
+def _forecast(result: Result) -> None:
+    one, two = st.columns(2)
+    name = _series(result, one, "forecast")
+    models = _by_error(result)
+    front = two.selectbox("Intervals of", models, key=_key(result, "forecast-front"))
+    rows = result.forecast[result.forecast["unique_id"] == name]
+    mine = rows[rows["model"] == front]
+    if len(mine) == 0:
+        front = str(rows["model"].iloc[0])
+        st.info(
+            f"This model does not forecast {escaped(name)}; the intervals are those of {front}."
+        )
+    figure = charts.history_and_forecast(_past(result, name), rows, front, LEVELS, name)
+    st.plotly_chart(
+        figure,
+        config=charts.CONFIG,
+        key=_key(result, "forecast-chart"),
+        alt=f"{name}: the observed past and {result.settings.horizon} steps of forecast by {front} "
+        "with intervals of 50, 80 and 95 %",
+    )
+    report = result.reports[front]
+    if report["coverage"]:
+        st.markdown(
+            "**How often such intervals held before**, on past rows that made none of them:"
+        )
+        _coverage(report, name)
+    for note in report["notes"]:
+        st.caption(escaped(in_page(note)))
+
+
+def _coverage(report: Mapping[str, Any], name: str) -> None:
+    columns = st.columns(len(report["coverage"]))
+    for column, entry in zip(columns, report["coverage"]):
+        column.metric(
+            f"{entry['level']:g} % interval", f"{entry['measured']:.1f} %", border=True,
+            help=sentence(entry),
+        )  # fmt: skip
+    mine = [
+        f"{entry['by_series']['series'][name]['measured']:.1f} % of {entry['level']:g} %"
+        for entry in report["coverage"]
+        if name in entry["by_series"]["series"]
+    ]
+    if mine and len(report["coverage"][0]["by_series"]["series"]) > 1:
+        st.caption(
+            f"Over all series; of {escaped(name)} alone: {', '.join(mine)}. Each step counts for "
+            "itself: a whole path lies inside far less often."
+        )
+
+
+@st.fragment
+def _folds(result: Result) -> None:
+    report = result.backtest
+    if not report:
+        st.warning(f"No fold could be forecast: {escaped(result.lacking)}")
+        return
+    verdict = escaped(_sentence(in_page(report["verdict"])))
+    named = [report["scores"][name]["vs_seasonal_naive"] for name in report["named"]]
+    beats = any(found and found["outcome"] == "beats" for found in named)
+    (st.success if beats else st.info)(verdict)
+    st.dataframe(
+        table(report),
+        hide_index=True,
+        key=_key(result, "scores"),
+        column_config=_formats(),
+        alt=f"Errors and coverage of each model over {report['windows']} folds, beside seasonal naive",
+    )
+    st.caption(
+        "Best first. MASE is the error over the mean change from one season to the next in the rows before "
+        "the folds. Skill is the share of seasonal naive's error that is saved, with a 95 % "
+        "interval over the folds; p by Diebold and Mariano."
+    )
+    one, two = st.columns(2)
+    name = _series(result, one, "folds", set(result.folds["unique_id"]))
+    order = [model for model in _by_error(result) if model in report["scores"]]
+    front = two.selectbox("In front", order, key=_key(result, "folds-front"))
+    rows = result.folds[result.folds["unique_id"] == name]
+    clock = result.panel.series[0].observed
+    held = type(clock[0])(report["trained_until"])
+    st.plotly_chart(
+        charts.folds(
+            _past(result, name), rows, front, [m for m in order if m != front], 80.0, held, name
+        ),
+        config=charts.CONFIG,
+        key=_key(result, "folds-chart"),
+        alt=f"{name}: what was, and what each model forecast in {report['windows']} past folds",
+    )
+    _figures(result)
+    with st.expander("How it was done"):
+        for line in [*report["verdicts"].values(), *report["notes"]]:
+            st.markdown(f"- {escaped(in_page(line))}")
+        for word, rule in report["rules"].items():
+            st.markdown(f"- **{escaped(word)}**: {escaped(rule)}")
+
+
+def _figures(result: Result) -> None:
+    """Errors by fold, by series and by step ahead."""
+    report = result.backtest
+    one, two = st.columns(2)
+    by = one.selectbox("Figures by", ["fold", "series", "step ahead"], key=_key(result, "by"))
+    title = two.selectbox("Measure", list(METRICS), key=_key(result, "measure"))
+    if by == "fold":
+        frame = by_fold(report, METRICS[title])
+    elif by == "series":
+        frame = by_series(report, METRICS[title])
+    else:
+        errors = {name: steps(s, METRICS[title]) for name, s in _ranked(report)}
+        st.plotly_chart(
+            charts.by_step({n: e for n, e in errors.items() if e}, title),
+            config=charts.CONFIG,
+            key=_key(result, "steps-chart"),
+            alt=f"{title} of each model at each step ahead",
+        )
+        return
+    share = METRICS[title].startswith("coverage")
+    numbers = {
+        name: st.column_config.NumberColumn(format="percent" if share else "%.3f")
+        for name in report["scores"]
+    }
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config=numbers,
+        key=_key(result, f"by-{by}"),
+        alt=f"{title} of each model in each {by}",
+    )
+
+
+def table(report: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each model, best first: errors, coverage (0 to 1) and skill against seasonal naive."""
+    rows = []
+    for name, scores in _ranked(report):
+        found = scores["vs_seasonal_naive"] or {}
+        row: dict[str, Any] = {"Model": name}
+        for title, metric in METRICS.items():
+            level = metric.removeprefix("coverage-")
+            if level == metric:
+                row[title] = scores.get(metric)
+            else:
+                row[title] = scores["intervals"].get(level, {}).get("coverage")
+        skill, interval = found.get("skill"), found.get("interval")
+        row["Skill, %"] = None if skill is None else 100 * skill
+        row["95 % of it"] = (
+            f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}" if interval else ""
+        )
+        row["p"] = found.get("p")
+        row["Against seasonal naive"] = _WORDS.get(found.get("outcome", ""), "the reference")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+_WORDS = {
+    "beats": "better",
+    "worse": "worse",
+    "undecided": "no difference beyond chance",
+    "untested": "too few folds to tell",
+    "undefined": "nothing to compare",
+    "seen": "has learnt from the folds",
+}
+
+
+def by_fold(report: Mapping[str, Any], metric: str) -> pd.DataFrame:
+    """A row for each fold, a column for each model."""
+    frame = pd.DataFrame({"Fold": range(1, report["windows"] + 1), "After": report["cutoffs"]})
+    for name, scores in _ranked(report):
+        frame[name] = _measured(scores["per_window"], metric) or None
+    return frame
+
+
+def by_series(report: Mapping[str, Any], metric: str) -> pd.DataFrame:
+    """A row for each series or variate, a column for each model."""
+    ids = list(next(iter(report["scores"].values()))["per_series"])
+    frame = pd.DataFrame({"Series": ids})
+    for name, scores in _ranked(report):
+        frame[name] = [scores["per_series"].get(one, {}).get(metric) for one in ids]
+    return frame
+
+
+def steps(scores: Mapping[str, Any], metric: str) -> list[float | None]:
+    """The measure at each step ahead; empty where it was not measured."""
+    return _measured(scores["per_horizon"], metric)
+
+
+def _measured(found: Mapping[str, list[float | None]], metric: str) -> list[float | None]:
+    if metric == "rmse":
+        return [None if value is None else math.sqrt(value) for value in found["mse"]]
+    return list(found.get(metric, []))
+
+
+@st.fragment
+def _decomposition(result: Result) -> None:
+    from apps.timeseries.decomposition import decompose
+
+    st.subheader("Trend, season and rest")
+    one, two = st.columns(2)
+    name = _series(result, one, "parts")
+    period = result.settings.season
+    past = _past(result, name)
+    if period < 2 or len(past) < 2 * period:
+        st.info("There is no season to show: it wants 2 rows or more, and two of it in the data.")
+        return
+    most = len(past) // period
+    count = two.number_input(
+        "Seasons, the last", 2, most, min(SEASONS, most), key=_key(result, "seasons"),
+        help=f"Of {period} rows each; the season is one shape for all of them.",
+    )  # fmt: skip
+    past = past[-int(count) * period :][-charts.POINTS :]
+    try:
+        found = decompose(past.to_numpy(), period)
+    except TriptychError as error:
+        st.info(escaped(in_page(str(error))))
+        return
+    st.plotly_chart(
+        charts.parts(past.index, found, name),
+        config=charts.CONFIG,
+        key=_key(result, "parts-chart"),
+        alt=f"{name} taken apart into trend, season of {period} rows and rest",
+    )
+    strengths = {"trend": found.trend_strength, "season": found.season_strength}
+    told = [f"{what} {value:.2f}" for what, value in strengths.items() if math.isfinite(value)]
+    if told:
+        st.caption(
+            f"Strength from 0 to 1: {', '.join(told)}. Classical additive decomposition; the first "
+            "and last half season have no trend."
+        )
+
+
+@st.fragment
+def _attention(result: Result) -> None:
+    st.subheader("What each variate's forecast is mixed from")
+    if not result.attention:
+        st.info(
+            "No model of this run mixes variates by weights that can be shown. Train iTransformer or "
+            "OLinear on data of several variates to see them."
+        )
+        return
+    one, two = st.columns(2)
+    name = one.selectbox("Model", list(result.attention), key=_key(result, "attention"))
+    found = result.attention[name]
+    layers = ["mean of all", *(str(i + 1) for i in range(len(found.weights)))]
+    layer = two.selectbox("Layer", layers, key=_key(result, "layer"))
+    frame = found.frame(None if layer == layers[0] else int(layer) - 1)
+    frame = frame.iloc[:TOKENS, :TOKENS]
+    st.plotly_chart(
+        charts.weights(frame, min(found.targets, TOKENS)),
+        config=charts.CONFIG,
+        key=_key(result, "attention-chart"),
+        alt=f"Weights of {name} among the variates: a row for each forecast, a column for what it takes",
+    )
+    if found.kind == "attention":
+        what = "Attention in the window before the forecast, a mean over heads."
+    else:
+        what = "A matrix that was learnt once, the same for every window (NormLin)."
+    st.caption(
+        f"{what} Rows add up to 1. It says what was mixed, not what causes what; the path around the "
+        "layer carries each variate's own past as well."
+    )
+
+
+def _downloads(result: Result) -> None:
+    folder = result.folder
+    stem = Path(result.panel.source or "data").name.partition(".")[0] or "data"
+    best = _by_error(result)[0]
+    files: list[tuple[str, Path, str, str]] = [
+        ("Forecast (CSV)", folder / CSV, f"{stem}-forecast.csv", "text/csv"),
+        ("Forecast (Excel)", folder / XLSX, f"{stem}-forecast.xlsx", _EXCEL),
+        (
+            f"Forecast of {best}, to look closer (HTML)",
+            folder / "forecasts" / best / "forecast.html",
+            f"{stem}-forecast.html",
+            "text/html",
+        ),
+        (
+            "Report of the past folds (HTML)",
+            folder / "backtest" / "report" / "report.html",
+            f"{stem}-report.html",
+            "text/html",
+        ),
+        ("Everything of this run (zip)", folder / ZIP, f"{stem}-run.zip", "application/zip"),
+    ]
+    for label, path, name, kind in files:
+        if path.exists():
+            st.download_button(
+                label, _reader(path), name, kind, key=_key(result, name), on_click="ignore"
+            )
+    st.caption(
+        "The zip holds each model's forecast and its pictures, the folds, the reports, trained models "
+        "(for `forecast --model FOLDER`), and the settings with the hash of the data."
+    )
+
+
+_EXCEL = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+
+
+def _reader(path: Path) -> Callable[[], bytes]:
+    return lambda: path.read_bytes()
+
+
+def _series(result: Result, place: Any, where: str, among: set[str] | None = None) -> str:
+    """The choice of one series or variate."""
+    names = [str(name) for name in result.forecast["unique_id"].unique()]
+    if among is not None:
+        names = [name for name in names if name in among]
+    word = "Variate" if result.panel.layout == "wide" else "Series"
+    # The last column of the published sets is what they are about: ETT's oil temperature.
+    start = len(names) - 1 if result.panel.layout == "wide" and len(names) <= 20 else 0
+    return str(place.selectbox(word, names, index=start, key=_key(result, f"{where}-series")))
+
+
+def _past(result: Result, name: str) -> pd.Series:
+    """The observed rows of ``name``, an id in the results."""
+    for series in result.panel:
+        for n, one in enumerate(result.panel.names(series)):
+            if one == name:
+                return pd.Series(series.values[:, n], index=series.observed)
+    raise KeyError(name)
+
+
+def _ranked(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Models and scores, the smallest scaled error first."""
+    key = f"{report['loss']}_scaled"
+    return sorted(
+        report["scores"].items(),
+        key=lambda item: math.inf if item[1][key] is None else item[1][key],
+    )
+
+
+def _by_error(result: Result) -> list[str]:
+    """The models that forecast: those that were asked for first, by their error in the folds."""
+    order = [name for name, _ in _ranked(result.backtest)] if result.backtest else []
+    asked = [name for name in order if name in result.settings.all_models]
+    found = [*asked, *order, *result.settings.all_models, catalog.REFERENCE]
+    return [name for name in dict.fromkeys(found) if name in result.reports]
+
+
+def _formats() -> dict[str, Any]:
+    number = st.column_config.NumberColumn
+    formats: dict[str, Any] = {
+        title: number(format="percent" if metric.startswith("coverage") else "%.3f")
+        for title, metric in METRICS.items()
+    }
+    formats["sMAPE, %"] = number(format="%.1f")
+    formats["Skill, %"] = number(format="%.0f")
+    formats["p"] = number(format="%.3f")
+    formats["Model"] = st.column_config.TextColumn(pinned=True)
+    return formats
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _key(result: Result, what: str) -> str:
+    return f"forecasting-{result.folder.name}-{what}"
