@@ -201,6 +201,62 @@ def print_summary(result: Mapping[str, Any]) -> None:
         console.print(f"{len(result['missing'])} without a prediction, left out: {names}")
 
 
+def compare(
+    labels: np.ndarray,
+    reference: Volume,
+    names: Mapping[int, str],
+    *,
+    instances: bool = False,
+    nsd_tolerance: float = 1.0,
+) -> dict[str, dict[str, float | None]]:
+    """The metrics of one label map (*S) against a reference on the same grid, by the ``RULES``.
+
+    One row per label of ``names``, or with ``instances`` one called "objects"; None: undefined.
+    Raises DataError for another shape and for ids that have no name.
+    """
+    if labels.shape != reference.shape:
+        raise DataError(f"labels of shape {labels.shape}, reference of shape {reference.shape}")
+    masks: list[tuple[str, np.ndarray, np.ndarray]] = []
+    extra: dict[str, float] = {}
+    if instances:
+        objects = labels
+        if objects.max(initial=0) == 1:
+            objects = ndimage.label(objects)[0]
+        extra = instance_metrics(objects, reference.array)
+        masks.append(("objects", labels > 0, reference.array > 0))
+    else:
+        found = set(np.unique(labels).tolist()) | set(np.unique(reference.array).tolist())
+        strange = sorted(found - {0} - set(names))
+        if strange:
+            raise DataError(
+                f"label {strange[0]} is not among {', '.join(map(str, sorted(names)))}; "
+                "are these the labels of this model?"
+            )
+        for label in sorted(set(names) - {0}):
+            masks.append((names[label], labels == label, reference.array == label))
+    unit = "mm" if reference.physical else "px"
+    rows = {}
+    for name, p, r in masks:
+        row = mask_metrics(p, r, reference.spacing, nsd_tolerance) | extra
+        row |= _sizes(int(p.sum()), int(r.sum()), reference, unit)
+        rows[name] = {key: _none(value) for key, value in row.items()}
+    return rows
+
+
+def read_reference(path: Path | str, grid: Volume) -> Volume:
+    """A reference label map for the image ``grid``; in a mask of 0 and 255 the latter means 1.
+
+    Raises DataError for one that cannot be read or lies on another grid.
+    """
+    reference = _squeezed(read_label(path), grid)
+    why = same_grid(grid, reference)
+    if why:
+        raise DataError(f"{path}: not on the grid of {grid.path.name}: {why}; is it of this image?")
+    if 255 in reference.array and set(np.unique(reference.array).tolist()) <= {0, 255}:
+        reference = map_labels(reference, {255: 1})
+    return reference
+
+
 def bootstrap(
     values: np.ndarray, groups: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float] | None:
@@ -272,8 +328,7 @@ def _numbers_objects(cases: Sequence[_Case], named: Mapping[int, str]) -> bool:
 
 def _read(case: _Case) -> tuple[Volume, Volume]:
     pred, ref = case.pred.read(), read_label(case.ref)
-    if pred.shape != ref.shape and pred.array.size == ref.array.size:
-        pred = _squeezed(pred, ref)
+    pred = _squeezed(pred, ref)
     why = same_grid(pred, ref)
     if why:
         raise DataError(
@@ -288,6 +343,8 @@ def _read(case: _Case) -> tuple[Volume, Volume]:
 
 def _squeezed(pred: Volume, ref: Volume) -> Volume:
     """A picture's prediction may be stored with a third axis of length 1, or the other way round."""
+    if pred.shape == ref.shape or pred.array.size != ref.array.size:
+        return pred
     kept = tuple(n for n in pred.shape if n != 1)
     if kept != tuple(n for n in ref.shape if n != 1):
         return pred
@@ -309,28 +366,10 @@ def _binary(cases: Sequence[_Case], named: Mapping[int, str]) -> tuple[dict[int,
 def _measure(case: _Case, named: Mapping[int, str], tolerance: float, instances: bool) -> None:
     """Fill the case's rows: one per label, or one called "objects"."""
     pred, ref = _read(case)
-    masks: list[tuple[str, np.ndarray, np.ndarray]] = []
-    extra: dict[str, float] = {}
-    if instances:
-        objects = pred.array
-        if objects.max(initial=0) == 1:
-            objects = ndimage.label(objects)[0]
-        extra = instance_metrics(objects, ref.array)
-        masks.append(("objects", pred.array > 0, ref.array > 0))
-    else:
-        found = set(np.unique(pred.array).tolist()) | set(np.unique(ref.array).tolist())
-        strange = sorted(found - {0} - set(named))
-        if strange:
-            raise DataError(
-                f"case {case.id}: label {strange[0]} is not among "
-                f"{', '.join(map(str, sorted(named)))}; are these the labels of this model?"
-            )
-        for label in sorted(set(named) - {0}):
-            masks.append((named[label], pred.array == label, ref.array == label))
-    for name, p, r in masks:
-        row = mask_metrics(p, r, ref.spacing, tolerance) | extra
-        row |= _sizes(int(p.sum()), int(r.sum()), ref, case.unit)
-        case.rows[name] = {key: _none(value) for key, value in row.items()}
+    try:
+        case.rows = compare(pred.array, ref, named, instances=instances, nsd_tolerance=tolerance)
+    except DataError as error:
+        raise DataError(f"case {case.id}: {error}") from error
 
 
 def _sizes(pred: int, ref: int, grid: Volume, unit: str) -> dict[str, float]:

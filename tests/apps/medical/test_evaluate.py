@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apps.medical.data.volume import read_image, write_label_like
 from apps.medical.evaluate import bootstrap, evaluate, print_summary
 from core.errors import DataError, UsageError
 
@@ -228,3 +229,37 @@ def test_summary_prints_intervals_and_what_is_undefined(folders, capsys) -> None
     assert "Dice" in text
     row = next(line.split() for line in text.splitlines() if " Dice " in line)
     assert row == ["1", "Dice", "0.800", "0.600", "to", "1.000", "3", "0"]
+
+
+def test_arrays_are_measured_as_files_are(tmp_path, samples) -> None:
+    from apps.medical.evaluate import compare, read_reference
+
+    image = read_image(samples / "hippocampus" / "imagesTr" / "hippocampus_003.nii.gz")
+    path = samples / "hippocampus" / "labelsTr" / "hippocampus_003.nii.gz"
+    reference = read_reference(path, image)
+    names = {0: "background", 1: "anterior", 2: "posterior"}
+    moved = np.roll(reference.array, 1, axis=0)
+    rows = compare(moved, reference, names)
+    (tmp_path / "pred").mkdir()
+    write_label_like(reference, moved, tmp_path / "pred" / path.name)
+    whole = evaluate(tmp_path / "pred", path.parent, labels=names, allow_missing=True)
+    assert whole["cases"]["hippocampus_003"] == rows
+    assert 0.5 < rows["anterior"]["dice"] < 1
+    with pytest.raises(DataError, match="label 2 is not among 0, 1"):
+        compare(moved, reference, {0: "background", 1: "anterior"})
+    with pytest.raises(DataError, match="labels of shape"):
+        compare(moved[1:], reference, names)
+    other = samples / "hippocampus" / "labelsTr" / "hippocampus_004.nii.gz"
+    with pytest.raises(DataError, match="is it of this image"):
+        read_reference(other, image)
+
+
+def test_a_reference_of_0_and_255_is_one_label(tmp_path) -> None:
+    from apps.medical.evaluate import read_reference
+
+    mask = np.zeros((5, 6), np.uint8)
+    mask[1:3, 2:5] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(mask).save(tmp_path / "image.png")
+    reference = read_reference(tmp_path / "mask.png", read_image(tmp_path / "image.png"))
+    np.testing.assert_array_equal(reference.array, mask // 255)
