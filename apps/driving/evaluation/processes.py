@@ -12,6 +12,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -21,6 +22,7 @@ from apps.driving.evaluation.worker import MARK, Job
 from core.errors import DataError, ResourceError, TriptychError, UsageError
 from core.reporting import ROOT
 
+PULSE_S = 0.5  # between two looks whether whoever waits still wants the answer
 SILENCE_S = 180.0  # the longest a good worker is silent: CARLA may take a minute to load a town
 WORKER = (sys.executable, "-m", "apps.driving.evaluation.worker")
 LAST_WORDS_S = 2.0  # from a worker's end until what it said last has been read
@@ -30,6 +32,10 @@ SIMULATOR = {"SimulatorGone", "SensorMissing", "EgoGone"}  # errors that are no 
 
 class Lost(Exception):
     """A worker that died, hung, or lost its simulator."""
+
+
+class Stopped(Exception):
+    """A worker that was ended because nobody wants its answer any more."""
 
 
 class Crew:
@@ -59,14 +65,21 @@ class Crew:
             for process in self._running:
                 process.kill()
 
-    def do(self, job: Job, beat: Callable[[float], None] | None = None) -> dict[str, Any]:
+    def do(
+        self,
+        job: Job,
+        beat: Callable[[float], None] | None = None,
+        pulse: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
         """What a worker answers; ``beat`` is told now and then how much of its route is driven.
 
-        Raises the UsageError, DataError or ResourceError that it ended with, or ``Lost``.
+        ``pulse`` is called every half second at the latest: when it raises (or ``beat`` does), the
+        worker is killed. Raises the UsageError, DataError or ResourceError that it ended with,
+        ``Lost``, or ``Stopped`` after ``stop``.
         """
         with self._lock:
             if self._stopped:
-                raise Lost("the run has ended")
+                raise Stopped
             process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
@@ -78,7 +91,11 @@ class Crew:
             )
             self._running.add(process)
         try:
-            return self._listen(process, job, beat)
+            return self._listen(process, job, beat or _deaf, pulse or _deaf)
+        except Lost:
+            if self._stopped:
+                raise Stopped from None
+            raise
         finally:
             process.kill()
             process.wait()
@@ -86,7 +103,11 @@ class Crew:
                 self._running.discard(process)
 
     def _listen(
-        self, process: subprocess.Popen[str], job: Job, beat: Callable[[float], None] | None
+        self,
+        process: subprocess.Popen[str],
+        job: Job,
+        beat: Callable[[float], None],
+        pulse: Callable[[], None],
     ) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -104,11 +125,16 @@ class Crew:
             process.stdin.close()
         except BrokenPipeError:
             pass  # it died at once; how is seen below
+        heard = time.monotonic()
         while True:
+            pulse()
             try:
-                line = said.get(timeout=self._silence)
+                line = said.get(timeout=PULSE_S)
             except queue.Empty:
-                raise Lost(f"silent for {self._silence:g} s: killed") from None
+                if time.monotonic() - heard >= self._silence:
+                    raise Lost(f"silent for {self._silence:g} s: killed") from None
+                continue
+            heard = time.monotonic()
             if line is None:
                 break
             answer = _parsed(line)
@@ -116,12 +142,16 @@ class Crew:
                 return dict(answer["result"])
             if "error" in answer:
                 _fail(answer["error"])
-            if beat is not None and "beat" in answer:
+            if "beat" in answer:
                 beat(float(answer["beat"]))
         code = process.wait()
         threads[1].join(LAST_WORDS_S)  # a child of its own may hold the pipe open
         last = complaints[-1].strip() if complaints else "without a word"
         raise Lost(f"process ended with code {code}: {last}")
+
+
+def _deaf(*_: float) -> None:
+    """For whoever does not want to know."""
 
 
 def _pump(stream: Any, put: Any, ended: queue.Queue[str | None] | None = None) -> None:

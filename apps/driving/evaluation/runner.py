@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ def drive(
     their ``intervals``, ``infractions`` by kind, and ``routes``, one ``RouteResult`` each.
 
     Raises UsageError for options, an agent or an ``out`` that will not do; DataError for a route that
-    is for another town, or cannot be driven, before any is driven.
+    is for another town, or cannot be driven, before any is driven. What ``progress`` raises ends the
+    run within a second or two; the routes that were done are resumed.
     """
     out = Path(out)
     progress = progress or SilentProgress()
@@ -120,10 +121,20 @@ def drive(
     settings = _settings(job, weather)
     done = _prepare(out, settings, specs, resume=resume, force=force)
     waiting = [spec for spec in specs if spec.id not in done]
-    with Crew() as crew:
+    shares = {spec.id: 0.0 for spec in waiting}  # of the routes that are being driven
+    with progress.task(f"drive {agent}", total=len(specs)) as task, Crew() as crew:
+
+        def show(note: str | None = None) -> None:
+            task.done = len(done) + sum(shares.values())
+            task.advance(0, note)
+
+        if done:
+            show("already driven")
         if waiting:
             progress.message(f"{agent}: checking {len(waiting)} routes in {town}")
-            lengths = _check(crew, replace(job, routes=[asdict(s) for s in waiting], check=True))
+            show(f"checking {len(waiting)} routes")
+            every = replace(job, routes=[asdict(spec) for spec in waiting], check=True)
+            lengths = _check(crew, every, show)
 
         def one(spec: RouteSpec) -> dict[str, Any]:
             own = replace(
@@ -131,29 +142,30 @@ def drive(
                 video=str(out / f"{spec.id}.mp4") if video else None,
                 trace=str(out / f"{spec.id}{SUFFIX}") if trace else None,
             )
-            row = _attempt(
-                crew,
-                own,
-                spec,
-                lengths[spec.id],
-                lambda share: task.advance(0, f"{spec.id}: {share:.0f} %"),
-            )
+
+            def beat(share: float) -> None:
+                shares[spec.id] = share / 100
+                show(f"{spec.id}: {share:.0f} %")
+
+            show(f"{spec.id}: starting")
+            row = _attempt(crew, own, spec, lengths[spec.id], beat, show)
             # the file of a route says the run's seed; its own is drawn from it
             row["seed"] = seed
             write_json(out / ROUTES / f"{spec.id}.json", row, force=True)
             return row
 
-        with progress.task(f"drive {agent}", total=len(specs)) as task:
-            task.advance(len(done), "already driven") if done else None
-            with ThreadPoolExecutor(jobs) as pool:
-                try:
-                    for row in pool.map(one, waiting):
-                        done[row["route"]] = row
-                        task.advance(1, f"{row['route']}: {row['status']}")
-                except BaseException:
-                    crew.stop()
-                    pool.shutdown(cancel_futures=True)
-                    raise
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                # as they end, so that the first that fails ends the others
+                for future in as_completed([pool.submit(one, spec) for spec in waiting]):
+                    row = future.result()
+                    shares[row["route"]] = 0.0
+                    done[row["route"]] = row
+                    show(f"{row['route']}: {row['status']}")
+            except BaseException:
+                crew.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
     rows = [done[spec.id] for spec in specs]
     report = {**settings, **summarise(rows, seed=seed), "environment": environment(seed)}
     report["routes"] = rows
@@ -224,22 +236,27 @@ def _own_job(job: Job, spec: RouteSpec, weather: str) -> Job:
     return replace(job, routes=[fields], seed=seed, weather=drawn)
 
 
-def _check(crew: Crew, job: Job) -> dict[str, float]:
+def _check(crew: Crew, job: Job, pulse: Callable[[], None]) -> dict[str, float]:
     """Each route's length in m, once it is known that all of them can be driven."""
     try:
-        return dict(crew.do(job)["lengths"])
+        return dict(crew.do(job, pulse=pulse)["lengths"])
     except Lost as lost:
         where = f"CARLA at {job.host}:{job.port}" if job.host else "the embedded world"
         raise ResourceError(f"{job.town}: {where} failed before the first route: {lost}") from lost
 
 
 def _attempt(
-    crew: Crew, job: Job, spec: RouteSpec, length: float, beat: Callable[[float], None]
+    crew: Crew,
+    job: Job,
+    spec: RouteSpec,
+    length: float,
+    beat: Callable[[float], None],
+    pulse: Callable[[], None],
 ) -> dict[str, Any]:
     """A route's result, after another try where the simulator or its client died."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return {**crew.do(job, beat), "attempts": attempt}
+            return {**crew.do(job, beat, pulse), "attempts": attempt}
         except Lost as lost:
             reason = str(lost)
     from apps.driving.evaluation.episode import RouteResult

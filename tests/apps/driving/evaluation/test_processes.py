@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from apps.driving.evaluation.processes import Crew, Lost
+from apps.driving.evaluation.processes import Crew, Lost, Stopped
 from apps.driving.evaluation.worker import Job
 from core.errors import DataError, ResourceError, UsageError
 
@@ -87,8 +87,8 @@ def test_the_end_of_the_crew_ends_its_workers():
     def work() -> None:
         try:
             found.do(JOB)
-        except Lost as lost:
-            ended.append(str(lost))
+        except Stopped as stopped:
+            ended.append(stopped)
 
     with found:
         thread = threading.Thread(target=work)
@@ -97,5 +97,19 @@ def test_the_end_of_the_crew_ends_its_workers():
     thread.join(10)
     assert not thread.is_alive()
     assert len(ended) == 1
-    with pytest.raises(Lost):
+    with pytest.raises(Stopped):
         found.do(JOB)
+
+
+def test_whoever_waits_is_asked_whether_to_go_on():
+    asked = []
+
+    def pulse() -> None:
+        asked.append(time.monotonic())
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+
+    with crew("import time; time.sleep(60)") as found, pytest.raises(KeyboardInterrupt):
+        found.do(JOB, pulse=pulse)
+    assert len(asked) == 4
+    assert not found._running

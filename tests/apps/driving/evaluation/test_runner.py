@@ -19,6 +19,7 @@ from apps.driving.evaluation.statistics import CRASHED
 from apps.driving.evaluation.worker import Job
 from apps.driving.routes.files import RouteSpec
 from core.errors import DataError, ResourceError, UsageError
+from core.progress import Event, SilentProgress, Task
 
 SPECS = [RouteSpec(name, "Town01", ((0.0, 0.0), (float(i), 50.0))) for i, name in enumerate("abc")]
 
@@ -40,8 +41,12 @@ class Workers:
     def stop(self) -> None:
         pass
 
-    def do(self, job: Job, beat: Any = None) -> dict[str, Any]:
+    def do(self, job: Job, beat: Any = None, pulse: Any = None) -> dict[str, Any]:
         self.jobs.append(job)
+        if pulse is not None:
+            pulse()
+        if beat is not None:
+            beat(50.0)
         if self.fails is not None:
             raise self.fails
         if job.check:
@@ -138,6 +143,56 @@ def test_two_crashes_cost_the_route_and_no_other(workers, tmp_path):
     assert row["driving_score_2_1"] == row["route_completion"] == 0
     assert report["simulation_crashed"] == 1
     assert report["route_completion"] == pytest.approx(200 / 3, abs=1e-3)
+
+
+class Told(SilentProgress):
+    """Remembers how much was done; raises at a note."""
+
+    def __init__(self, at: str = "never") -> None:
+        self.done: list[float] = []
+        self.at = at
+
+    def show(self, task: Task, event: Event) -> None:
+        self.done.append(task.done)
+        if event == "advance" and self.at in task.note:
+            raise KeyboardInterrupt
+
+
+def test_progress_counts_what_is_driven_of_a_route(workers, tmp_path):
+    told = Told()
+    go(tmp_path / "out", progress=told)
+    assert told.done[0] == 0
+    assert 0.5 in told.done
+    assert told.done[-1] == 3
+    again = Told()
+    go(tmp_path / "out", progress=again, resume=True)
+    assert again.done[-1] == 3
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_whoever_watches_may_end_a_run_which_can_be_resumed(workers, tmp_path, jobs):
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "out", progress=Told("b: 50 %"), jobs=jobs)
+    assert not (tmp_path / "out/routes/b.json").exists()
+    assert not (tmp_path / "out/summary.json").exists()
+    workers.jobs.clear()
+    assert len(go(tmp_path / "out", resume=True)["routes"]) == 3
+    assert "b" in workers.driven
+
+
+def test_a_run_that_is_ended_during_the_check_drives_nothing(workers, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "out", progress=Told("checking"))
+    assert workers.driven == []
+
+
+def test_a_trace_is_asked_for_by_route(workers, tmp_path):
+    go(tmp_path / "out", trace=True, limit=2)
+    assert [job.trace for job in workers.jobs] == [
+        None,
+        *(str(tmp_path / "out" / f"{name}.trace") for name in "ab"),
+    ]
+    go(tmp_path / "out", limit=2, resume=True)  # it decides no result
 
 
 def test_a_resumed_run_drives_what_is_missing_and_what_crashed(workers, tmp_path):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from apps.driving.evaluation.worker import Job, plain_name, require_town
 from apps.driving.routes.files import RouteSpec
 from apps.driving.routes.sampling import sample_routes
 from core.errors import DataError, UsageError
+from core.progress import Event, Progress, Task
 
 ROOT = Path(__file__).resolve().parents[4]
 TOWN = "procedural:5"
@@ -65,6 +69,62 @@ def test_an_unknown_agent_and_an_unknown_town_are_named(route, tmp_path):
         drive(TOWN, [route], "expret", out=tmp_path / "one", video=False)
     with pytest.raises((UsageError, DataError), match=r"Town99\.xodr"):
         drive("Town99.xodr", [route], "expert", out=tmp_path / "two", video=False)
+
+
+class Enough(BaseException):
+    """As a page's: no handler of errors may swallow it."""
+
+
+class Impatient(Progress):
+    """Has had enough ``after`` so many seconds of a note with ``word`` in it, and says so once."""
+
+    def __init__(self, word: str, after: float = 0.0) -> None:
+        self.word, self.after = word, after
+        self.since: float | None = None
+        self.raised: float | None = None
+
+    def show(self, task: Task, event: Event) -> None:
+        now = time.monotonic()
+        if self.raised is not None or self.word not in task.note:
+            return
+        self.since = self.since or now
+        if now - self.since >= self.after:
+            self.raised = now
+            raise Enough
+
+
+def family(mark: str) -> list[str]:
+    """The command lines of all processes that have inherited a mark in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("word", "after"),
+    [
+        ("checking", 0.0),  # the worker imports
+        ("checking", 3.0),  # its world is being built
+        ("starting", 2.0),
+        (" %", 0.0),  # it drives
+    ],
+)
+def test_a_run_that_nobody_wants_any_more_ends_at_once(route, tmp_path, monkeypatch, word, after):
+    mark = f"TRIPTYCH_TEST_MARK={secrets.token_hex(8)}"
+    monkeypatch.setenv(*mark.split("="))
+    progress = Impatient(word, after)
+    with pytest.raises(Enough):
+        drive(TOWN, [route], "expert", out=tmp_path / "out", trace=True, progress=progress)
+    assert time.monotonic() - progress.raised < 3
+    deadline = time.monotonic() + 10
+    while (left := family(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+    assert not (tmp_path / "out/summary.json").exists()
+    assert not list(tmp_path.glob("out/routes/*.json"))
 
 
 def test_a_simulator_that_is_killed_under_the_car_loses_the_route(route):
