@@ -22,19 +22,27 @@ PAGES = {
     "timeseries.py": "Forecasting",
     "driving.py": "Driving",
 }
+LOOKS = """
+/* A table wider than a telephone scrolls by itself; the page stays where it is. */
+[data-testid=stMarkdownContainer] table {display: block; overflow-x: auto}
+/* Streamlit leaves room above the title for a toolbar that is not there. */
+[data-testid=stMainBlockContainer] {padding-top: 3.5rem}
+"""
 
 
 def main() -> None:
     """Draw the navigation, then the page chosen."""
     # No icons: Streamlit fetches its icon font from the network.
     st.set_page_config(page_title="Triptych", layout="wide", initial_sidebar_state="auto")
+    st.html(f"<style>{LOOKS}</style>")
     here = Path(__file__).parent
-    pages = [
-        st.Page(here / name, title=title, default=name == "home.py")
+    pages = {
+        name: st.Page(here / name, title=title, default=name == "home.py")
         for name, title in PAGES.items()
         if (here / name).exists()
-    ]
-    st.navigation(pages).run()
+    }
+    st.session_state["pages"] = pages  # for links from one page to another
+    st.navigation(list(pages.values())).run()
 
 
 main()

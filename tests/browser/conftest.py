@@ -209,6 +209,8 @@ def open_window(
             reduced_motion="reduce",
         )
         context.set_default_timeout(PATIENCE)
+        # Without it a page's table asks where to save its CSV; then it simply downloads it.
+        context.add_init_script("delete window.showSaveFilePicker")
         context.on("request", lambda sent: watch.request(sent.url))
         context.on("page", watch.page)
         page = context.new_page()
@@ -247,7 +249,7 @@ def keep(page: Page, test: str, name: str) -> Path:
     # window as tall as what is in it for the moment of the picture.
     size = page.viewport_size or {"width": 1280, "height": 900}
     height = page.evaluate(
-        "() => Math.max(...[...document.querySelectorAll('section, body')]"
+        "() => Math.max(...[...document.querySelectorAll('[data-testid=stMain], body')]"
         ".map(part => part.scrollHeight))"
     )
     page.set_viewport_size(
