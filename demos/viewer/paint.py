@@ -49,7 +49,7 @@ def paint(cut: Cut, style: Style, scale: float) -> np.ndarray:
     canvas = _base(cut.plane.image, size)
     if style.uncertainty and cut.uncertainty is not None:
         doubt = _enlarged(cut.uncertainty.astype(np.float32), size)
-        colours, opacity = _heat()
+        colours, opacity = heat_colours()
         level = np.clip(np.nan_to_num(doubt) * 255, 0, 255).astype(np.uint8)
         canvas = _mixed(canvas, colours[level], opacity[level] * style.heat)
     if style.labels:
@@ -130,7 +130,7 @@ def _palette() -> _Palette:
 
 
 @cache
-def _heat() -> tuple[np.ndarray, np.ndarray]:
+def heat_colours() -> tuple[np.ndarray, np.ndarray]:
     """Colour (256, 3) and opacity (256,) of an uncertainty, as in the reports."""
     from matplotlib import colormaps
 

@@ -13,9 +13,9 @@ import streamlit as st
 
 from apps.medical.data.volume import Volume
 from apps.medical.overlay import colour_of
-from apps.medical.windowing import AUTOMATIC, Window, value_range, windows_of
-from demos.viewer import planes
-from demos.viewer.paint import Style
+from apps.medical.windowing import Window, value_range, windows_of
+from demos.viewer import planes, rotating
+from demos.viewer.paint import Style, heat_colours
 from demos.viewer.scene import AXIAL, CORONAL, NAMES, SAGITTAL, Crosshair, Layers, Position, Scene
 
 OWN = "Own"  # the window that the sliders say
@@ -23,16 +23,21 @@ MANY = 12  # structures: above, the legend is a list to pick from
 LETTERS = {AXIAL: ("I", "S"), CORONAL: ("P", "A"), SAGITTAL: ("L", "R")}
 
 
-def show(volume: Volume, layers: Layers, key: str) -> Crosshair:
+Under = Callable[[Crosshair], None]
+
+
+def show(volume: Volume, layers: Layers, key: str, under: Under | None = None) -> Crosshair:
     """Draw the viewer of ``volume`` with ``layers`` here; returns what the crosshair points at.
 
     ``key`` names the image and the layers (a hash of them): the viewer's state lives under it. The
-    crosshair returned is that of the page's last run; the fragment may have moved on since.
+    crosshair returned is that of the page's last run; the fragment may have moved on since. What
+    follows the crosshair is drawn by ``under(crosshair)``, inside the fragment below the planes; a
+    widget there that concerns the page calls ``st.rerun(scope="app")``.
     Raises DataError for a layer that is not on the image's grid.
     """
     scene = Scene(volume, layers)
     state = _State(key, scene)
-    _fragment(scene, key)
+    _fragment(scene, key, under)
     return scene.describe(state.position)
 
 
@@ -64,21 +69,34 @@ class _State:
 
 
 @st.fragment
-def _fragment(scene: Scene, key: str) -> None:
+def _fragment(scene: Scene, key: str, under: Under | None) -> None:
     state = _State(key, scene)
-    above, middle, under, below = st.container(), st.container(), st.container(), st.container()
-    with above:
-        axes, radiological = _view(state)
-    with below:
-        first, second, third = st.columns(3, gap="medium")
-        with first:
-            _sliders(state)
-            _go_to(state)
-        with second:
-            channel, window = _window(state)
-        with third:
-            style = _layers(state)
+    turning = False
+    slices = st.container()
+    if rotating.offered(scene):
+        slices, turned = st.tabs(
+            ["Slices", "Rotate in 3-D"], key=state.name("tab"), on_change="rerun"
+        )
+        turning = bool(turned.open)
+    with slices:
+        above, middle, words, below = (st.container() for _ in range(4))
+        with above:
+            axes, radiological = _view(state)
+        with below:
+            first, second, third = st.columns(3, gap="medium")
+            with first:
+                _sliders(state)
+                _go_to(state)
+            with second:
+                channel, window = _window(state)
+            with third:
+                style = _layers(state)
+    if turning:
+        with turned:
+            rotating.show(scene, window.limits, channel, style, radiological, state.name("turned"))
+        return
     position = state.position
+    at = scene.describe(position)
     cuts = [
         scene.cut(axis, position[axis], window.limits, channel=channel, radiological=radiological)
         for axis in axes
@@ -88,24 +106,32 @@ def _fragment(scene: Scene, key: str) -> None:
             scene, cuts, position, style,
             seq=state.get("seq", 0), key=state.name("planes"), on_moved=_moved(state),
         )  # fmt: skip
-    with under:
-        _readout(scene, scene.describe(position), style)
+    with words:
+        _readout(scene, at, style)
+        if under is not None:
+            under(at)
 
 
 def _moved(state: _State) -> Callable[[], None]:
-    """Take a position that the planes sent. It comes from a browser: nothing in it is believed."""
+    """Go to the position that the planes sent."""
 
     def moved() -> None:
-        sent = st.session_state[state.name("planes")].moved
-        try:
-            at, seq = tuple(int(p) for p in sent["at"]), int(sent["seq"])
-        except (TypeError, KeyError, ValueError, OverflowError):
-            return
-        if len(at) == len(state.scene.size):
-            state.move(at)
-            state.put("seq", seq)
+        sent = accepted(st.session_state[state.name("planes")].moved, len(state.scene.size))
+        if sent is not None:
+            state.move(sent[0])
+            state.put("seq", sent[1])
 
     return moved
+
+
+def accepted(sent: Any, rank: int) -> tuple[Position, int] | None:
+    """A position and its number as planes.js sends them; None for anything else, for what comes from
+    a browser need not come from planes.js."""
+    try:
+        at, seq = tuple(int(p) for p in sent["at"]), int(sent["seq"])
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return None
+    return (at, seq) if len(at) == rank and 0 <= seq < 2**53 else None
 
 
 def _view(state: _State) -> tuple[tuple[int, ...], bool]:
@@ -140,16 +166,22 @@ def _sliders(state: _State) -> None:
     for axis, label in rows:
         if scene.size[axis] < 2:
             continue
-        name = f"slice {axis}"
-        state.put(name, position[axis] + 1)
+        name, first = f"slice {axis}", _first(scene)
+        state.put(name, position[axis] + first)
         st.slider(
-            label, 1, scene.size[axis], key=state.name(name), on_change=_slid, args=(state, axis)
-        )
+            label, first, scene.size[axis] - 1 + first,
+            key=state.name(name), on_change=_slid, args=(state, axis),
+        )  # fmt: skip
+
+
+def _first(scene: Scene) -> int:
+    """Slices are counted from 1, as radiologists do; rows and columns from 0, as arrays are."""
+    return 0 if scene.flat else 1
 
 
 def _slid(state: _State, axis: int) -> None:
     position = list(state.position)
-    position[axis] = int(state.get(f"slice {axis}")) - 1
+    position[axis] = int(state.get(f"slice {axis}")) - _first(state.scene)
     state.move(tuple(position))
 
 
@@ -158,7 +190,7 @@ def _go_to(state: _State) -> None:
     scene = state.scene
     at = scene.describe(state.position)
     with st.popover("Go to…", width="stretch"):
-        structures = scene.present()
+        structures = scene.present
         if structures:
             st.selectbox(
                 "Structure, at its largest section", list(structures), index=None,
@@ -203,18 +235,14 @@ def _to_mm(state: _State) -> None:
 def _window(state: _State) -> tuple[int, Window]:
     """The channel shown, and what is black and white in it."""
     scene, channel = state.scene, 0
-    if scene.colour:
-        st.caption("A colour picture, shown as it is.")
-        return 0, Window(AUTOMATIC, 0.5, 1.0)
-    if scene.volume.channels > 1:
+    if scene.volume.channels > 1 and not scene.colour:
         channel = st.selectbox(
             "Channel", range(scene.volume.channels), key=state.name("channel"),
             format_func=lambda c: f"Channel {c + 1} of {scene.volume.channels}",
         )  # fmt: skip
-    windows = {window.name: window for window in windows_of(scene.volume, channel)}
-    low, high = value_range(scene.volume.channel_first[channel])
-    low = min([low, *(w.level for w in windows.values())])
-    high = max([high, *(w.level for w in windows.values())])
+    if state.get(f"windows {channel}") is None:  # percentiles of a large volume take their time
+        state.put(f"windows {channel}", _choices(scene, channel))
+    windows, low, high = state.get(f"windows {channel}")
     widest = max([high - low, *(w.width for w in windows.values())])
     whole = widest > 20 and scene.volume.array.dtype.kind in "iu"
     step = 1.0 if whole else float(f"{widest / 200:.1g}")
@@ -247,6 +275,17 @@ def _window(state: _State) -> tuple[int, Window]:
     return channel, Window(OWN, level, width)
 
 
+def _choices(scene: Scene, channel: int) -> tuple[dict[str, Window], float, float]:
+    """The windows to choose from by name, the first to begin with, and the range of the level."""
+    windows = {window.name: window for window in windows_of(scene.volume, channel)}
+    low, high = value_range(scene.volume.channel_first[channel])
+    if scene.colour:
+        stored = Window.between("As stored", 0.0, scene.white)
+        windows, low, high = {stored.name: stored} | windows, 0.0, scene.white
+    levels = [window.level for window in windows.values()]
+    return windows, min(low, *levels), max(high, *levels)
+
+
 def _within(value: float, low: float, high: float) -> float:
     return float(min(max(value, low), high))
 
@@ -254,7 +293,7 @@ def _within(value: float, low: float, high: float) -> float:
 def _layers(state: _State) -> Style:
     """Which layers are drawn, and how: the legend with a switch for every structure."""
     layers, name = state.scene.layers, state.name
-    options: dict[str, Any] = {"instances": layers.instances}
+    options: dict[str, Any] = {"instances": layers.objects}
     if layers.labels is not None:
         options["labels"] = st.toggle("Segmentation", value=True, key=name("labels"))
     if layers.reference is not None:
@@ -264,7 +303,7 @@ def _layers(state: _State) -> Style:
     if layers.uncertainty is not None:
         options["uncertainty"] = st.toggle("Uncertainty", value=False, key=name("uncertainty"))
     options["hidden"] = _legend(state)
-    if layers.labels is not None and not layers.instances:
+    if layers.labels is not None and not layers.objects:
         options["fill"] = (
             st.slider("Opacity of the segmentation, %", 0, 100, 35, step=5, key=name("fill")) / 100
         )
@@ -277,7 +316,7 @@ def _layers(state: _State) -> Style:
 
 def _legend(state: _State) -> frozenset[int]:
     """Names and colours of the structures; returns the ids that are switched off."""
-    structures = state.scene.present()
+    structures = state.scene.present
     if len(structures) > MANY:
         shown = st.multiselect(
             "Structures shown", list(structures), default=list(structures),
@@ -315,7 +354,22 @@ def _readout(scene: Scene, at: Crosshair, style: Style) -> None:
         parts.append(f"uncertainty {at.uncertainty:.2f}")
     st.markdown(" · ".join(parts))
     if style.uncertainty and scene.layers.uncertainty is not None:
-        st.caption("Uncertainty: 0 is certain (not drawn), 1 undecided (bright yellow).")
+        st.html(_scale())
+
+
+def _scale() -> str:
+    """The colours of the uncertainty, from 0 to 1, over black."""
+    colours, opacity = heat_colours()
+    stops = [colours[n] * opacity[n] for n in range(0, 256, 17)]
+    ramp = ", ".join(f"rgb({r:.0f} {g:.0f} {b:.0f})" for r, g, b in stops)
+    return (
+        '<div role="img" aria-label="Colours of the uncertainty, black to bright yellow" '
+        'style="display:flex;gap:8px;align-items:center;font-size:0.85rem">'
+        "<span>certain 0</span>"
+        '<span style="flex:0 1 220px;height:10px;border-radius:3px;'
+        f'background:linear-gradient(to right, {ramp})"></span>'
+        "<span>1 undecided</span></div>"
+    )
 
 
 def _plain(text: str) -> str:

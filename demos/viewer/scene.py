@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -28,7 +29,8 @@ Position = tuple[int, ...]
 class Layers:
     """What is drawn over an image, each array on its grid (*S).
 
-    ``labels`` holds the ids that ``names`` names; with ``instances`` they number objects instead.
+    ``labels`` holds the ids that ``names`` names; with ``instances``, or without any names, they
+    number objects instead.
     ``reference`` has the same ids and is drawn as outlines. ``uncertainty`` is 0 (certain) to 1.
     """
 
@@ -38,6 +40,10 @@ class Layers:
     uncertainty: np.ndarray | None = None
     instances: bool = False
     reference_name: str = "Reference"
+
+    @property
+    def objects(self) -> bool:
+        return self.instances or not self.names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +106,20 @@ class Scene:
                 )
         self.flat = not volume.physical
         self.colour = self.flat and volume.channels >= 3
+        self.white = _white(volume) if self.colour else 1.0
         self._nothing = np.broadcast_to(np.uint8(0), volume.shape)
         self.labels = self._nothing if layers.labels is None else layers.labels
         if self.flat:
             self.size: Position = volume.shape
+            self.edges: tuple[float, ...] = (1.0, 1.0)
             self.axes: tuple[int, ...] = (FLAT,)
             return
         grid = volume.shape if volume.rank == 3 else (*volume.shape, 1)
         turns = orientations.io_orientation(volume.affine).astype(int)
         self._turns = turns  # row a: the view's axis of the array's axis a, and its direction
-        self.size = tuple(int(grid[a]) for a in np.argsort(turns[:, 0]))
+        order = np.argsort(turns[:, 0])
+        self.size = tuple(int(grid[a]) for a in order)
+        self.edges = tuple((*volume.spacing, 1.0)[a] for a in order)
         seen = [a for a in (AXIAL, CORONAL, SAGITTAL) if min(self._others(a)) > 1]
         self.axes = tuple(seen) or (AXIAL,)
 
@@ -167,14 +177,15 @@ class Scene:
 
     def name(self, label: int) -> str:
         """What an id stands for."""
-        if self.layers.instances:
+        if self.layers.objects:
             return f"object {label}" if label else "background"
         known = self.layers.names.get(label)
         return known if known else f"label {label}" if label else "background"
 
+    @cached_property
     def present(self) -> dict[int, str]:
         """The structures by id: those that have names, and what else the arrays hold."""
-        if self.layers.instances:
+        if self.layers.objects:
             return {}
         ids = {label for label in self.layers.names if label}
         for array in (self.layers.labels, self.layers.reference):
@@ -220,9 +231,12 @@ class Scene:
         """The plane across ``axis`` through ``index`` of the view."""
         volume, layers = self.volume, self.layers
         if self.flat:
-            grey = None if self.colour else window
-            plane = planes(self._channel(channel), self.labels, grey)[0]
-            plane = replace(plane, title=f"{self.size[1]} × {self.size[0]} pixels")
+            plane = planes(self._channel(channel), self.labels, None if self.colour else window)[0]
+            image = plane.image
+            if self.colour and window is not None:
+                low, high = window
+                image = np.clip((image * self.white - low) / max(high - low, 1e-12), 0, 1)
+            plane = replace(plane, image=image, title=f"{self.size[1]} × {self.size[0]} pixels")
             return Cut(
                 FLAT, plane, layers.reference, layers.uncertainty,
                 across=1, up=0, mirrored=(False, False),
@@ -258,3 +272,10 @@ class Scene:
         if self.colour or self.volume.channels == 1:
             return self.volume
         return replace(self.volume, array=self.volume.channel_first[channel])
+
+
+def _white(volume: Volume) -> float:
+    """The value that ``overlay.planes`` draws white in a colour picture."""
+    if volume.array.dtype == np.uint8:
+        return 255.0
+    return max(float(np.nan_to_num(np.asarray(volume.array, np.float32)).max()), 1e-12)
