@@ -35,7 +35,7 @@ def main() -> None:
     # No icons: Streamlit fetches its icon font from the network.
     st.set_page_config(page_title="Triptych", layout="wide", initial_sidebar_state="auto")
     st.html(f"<style>{LOOKS}</style>")
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent
     pages = {
         name: st.Page(here / name, title=title, default=name == "home.py")
         for name, title in PAGES.items()

@@ -62,6 +62,14 @@ def test_core_imports_no_application():
     assert found == []
 
 
+def test_no_application_imports_a_demo():
+    found = offences(
+        sources("apps"),
+        lambda _, module: any(inside(module, room) for room in ("demos", "notebooks")),
+    )
+    assert found == []
+
+
 def test_an_application_imports_no_other():
     applications = [folder.name for folder in (ROOT / "apps").iterdir() if folder.is_dir()]
 
@@ -131,6 +139,21 @@ def test_help_and_info_load_nothing_heavy(python, entry, arguments):
     assert done.stderr.splitlines()[-1] == "LOADED", done.stderr
     if "--json" in arguments:
         assert set(json.loads(done.stdout)) >= {"verbs", "models", "weights", "exit_codes"}
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in (ROOT / "demos").glob("*.py")))
+def test_the_first_paint_of_a_page_loads_neither_torch_nor_monai(python, page):
+    pytest.importorskip("streamlit", reason="needs the extra 'demos'")
+    done = python(
+        "-c",
+        "import sys\n"
+        "from streamlit.testing.v1 import AppTest\n"
+        f"app = AppTest.from_file('demos/{page}.py', default_timeout=100).run()\n"
+        "assert not app.exception, app.exception\n"
+        "print('LOADED', *(name for name in ('torch', 'monai', 'lightning') if name in sys.modules))",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "LOADED"
 
 
 @pytest.mark.parametrize(("app", "verb"), [("medical", "info"), ("timeseries", "models")])

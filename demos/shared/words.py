@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import streamlit as st
 
 from apps.medical.shipped import DISCLAIMER
 from core.errors import TriptychError
+from core.reporting import ROOT
+from demos.shared.workspace import root
 
 __all__ = ["DISCLAIMER", "guarded", "sentence"]
 
@@ -18,8 +21,11 @@ __all__ = ["DISCLAIMER", "guarded", "sentence"]
 def sentence(error: BaseException, what: str = "This") -> str:
     """One sentence about ``error`` for a person; a defect of the program is logged in full."""
     if isinstance(error, TriptychError):
-        text = str(error)
-        return text[:1].upper() + text[1:] if text else f"{what} did not work."
+        text = _without_folders(str(error))
+        begins = text.split(" ", 1)[0].rstrip(":,;")
+        if begins.isalpha():  # a word, not the name of a file
+            text = text[:1].upper() + text[1:]
+        return text or f"{what} did not work."
     if isinstance(error, MemoryError):
         return f"{what} needs more memory than this machine has; try a smaller input."
     traceback.print_exception(error, file=sys.stderr)
@@ -27,6 +33,12 @@ def sentence(error: BaseException, what: str = "This") -> str:
         f"{what} failed in a way that this program did not expect ({type(error).__name__}). "
         "Nothing of yours is lost; the terminal that runs the demo shows the details."
     )
+
+
+def _without_folders(text: str) -> str:
+    """``text`` without the folders that a person did not choose: the server's own, the repository."""
+    text = re.sub(re.escape(str(root())) + r"(?:[/\\][\w-]+)?[/\\]", "", text)
+    return re.sub(re.escape(str(ROOT)) + r"[/\\]", "", text)
 
 
 @contextmanager

@@ -142,7 +142,7 @@ def test_an_expected_failure_is_its_own_sentence(key):
 
     job = ended(jobs.submit(key, "The work", work))
     assert job.state == "failed"
-    assert job.error == "Scan.nii.gz: holds no image"
+    assert job.error == "scan.nii.gz: holds no image"
     assert not (root() / key).exists()
 
 

@@ -15,7 +15,9 @@ from core.errors import DataError, UsageError
 from demos.shared import uploads, workspace
 from demos.shared.keys import key_of
 from demos.shared.uploads import receive, safe_name
-from demos.shared.workspace import keep, root
+from demos.shared.words import sentence
+from demos.shared.workspace import keep
+from demos.shared.workspace import root as folders
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def test_folders_stay_while_they_are_used_and_the_oldest_go(monkeypatch):
         (workspace.workspace(f"lru-{name}") / "file").write_text(name)
     workspace.workspace("lru-a")  # used again
     workspace.workspace("lru-d")
-    left = {path.name for path in root().glob("lru-*")}
+    left = {path.name for path in folders().glob("lru-*")}
     assert left == {"lru-a", "lru-c", "lru-d"}
 
 
@@ -81,7 +83,7 @@ def test_what_weighs_too_much_goes_but_never_what_work_is_writing(monkeypatch):
         for name in "abc":
             (workspace.workspace(f"heavy-{name}") / "file").write_bytes(bytes(600))
         workspace.workspace("heavy-d")
-        assert {path.name for path in root().glob("heavy-*")} == {"heavy-a", "heavy-d"}
+        assert {path.name for path in folders().glob("heavy-*")} == {"heavy-a", "heavy-d"}
     finally:
         keep("heavy-a", False)
 
@@ -94,7 +96,7 @@ def test_a_folder_cannot_lie_elsewhere(key):
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 def test_only_this_user_reads_what_was_uploaded():
-    assert root().stat().st_mode & 0o077 == 0
+    assert folders().stat().st_mode & 0o077 == 0
 
 
 class File:
@@ -193,7 +195,7 @@ st.write("and the page goes on")
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("expected", "A.csv: line 3 has too few columns"),
+        ("expected", "a.csv: line 3 has too few columns"),
         ("defect", "The reading failed in a way that this program did not expect (KeyError)."),
         ("memory", "The reading needs more memory than this machine has; try a smaller input."),
     ],
@@ -210,6 +212,13 @@ def test_what_goes_wrong_is_a_sentence_and_the_page_goes_on(kind, said, capfd):
     assert "inner detail" not in error.value
     assert app.markdown[-1].value == "and the page goes on"
     assert ("inner detail" in capfd.readouterr().err) == (kind == "defect")
+
+
+def test_folders_that_nobody_chose_are_not_told(root):
+    place = workspace.workspace("sentence-1") / "scan.nii.gz"
+    assert sentence(DataError(f"{place}: damaged")) == "scan.nii.gz: damaged"
+    assert sentence(DataError(f"cannot read {root}/samples/a.csv")) == "Cannot read samples/a.csv"
+    assert sentence(DataError("/data/mine/a.csv: empty")) == "/data/mine/a.csv: empty"
 
 
 def test_guarding_leaves_streamlits_own_signals_alone():
