@@ -71,8 +71,8 @@ class Tick:
     """One decision and the moment it was made in.
 
     ``time`` s since the route began; ``x``, ``y`` m and ``yaw`` degrees in the world; ``speed`` and
-    the road's ``limit`` m/s; ``throttle``, ``steer``, ``brake`` as decided, NaN where the driver gave
-    no number; ``completion`` percent; ``index`` of the last point of the plan that was passed.
+    the road's ``limit`` m/s; ``throttle``, ``steer``, ``brake`` as decided; ``completion`` percent;
+    ``index`` of the last point of the plan that was passed.
     ``parts``: (throttle, steer, brake) of each controller of which the decision was made, "waypoints"
     and "network" of a learned driver, "driver" what a supervisor overruled. ``waypoints`` (n, 2) and
     ``target`` (2,) m in the ego frame. ``red_light`` and ``stop_sign`` are probabilities, NaN like

@@ -15,6 +15,7 @@ import pytest
 
 from apps.driving.evaluation.processes import Crew, Lost
 from apps.driving.evaluation.runner import drive
+from apps.driving.evaluation.trace import Trace
 from apps.driving.evaluation.worker import Job, plain_name, require_town
 from apps.driving.routes.files import RouteSpec
 from apps.driving.routes.sampling import sample_routes
@@ -42,9 +43,16 @@ def test_a_route_is_driven_filmed_and_reported(route, tmp_path):
     assert row["route_completion"] > 0
     assert row["decisions"] > 20
     assert (tmp_path / "out" / f"{route.id}.mp4").stat().st_size > 1000
-    again = drive(TOWN, [route], "expert", out=tmp_path / "again", traffic=4, video=False)
+    again = drive(
+        TOWN, [route], "expert", out=tmp_path / "again", traffic=4, video=False, trace=True
+    )
     same = ("status", "route_completion", "duration_s", "decisions", "infractions", "traffic_speed")
     assert {name: again["routes"][0][name] for name in same} == {name: row[name] for name in same}
+    trace = Trace(tmp_path / "again" / f"{route.id}.trace")
+    assert trace.over
+    assert len(trace) == row["decisions"]
+    assert trace.kinds == ("rgb", "depth", "truth")
+    assert trace.result["route_completion"] == row["route_completion"]
 
 
 @pytest.mark.parametrize(
