@@ -11,6 +11,7 @@ reports its progress through ``core.progress`` can be cancelled: the report rais
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,7 @@ __all__ = ["Cancelled", "Job", "Step", "busy", "find", "forget", "submit", "watc
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 KEPT = 64  # jobs that a server remembers
 REFRESH_S = 0.5
+END_S = 5.0  # how long the server's end waits for work to stop
 
 
 class Cancelled(BaseException):
@@ -267,8 +269,20 @@ def _touch(job: Job) -> None:
 def _start() -> None:
     global _worker
     if _worker is None or not _worker.is_alive():
+        folders.root()  # before the next line: what is registered last at exit comes first
+        atexit.register(_end)
         _worker = threading.Thread(target=_serve, name="demo-work", daemon=True)
         _worker.start()
+
+
+def _end() -> None:
+    """The server ends: stop the work, and wait for what it started (processes of a simulator)."""
+    with _lock:
+        left = [job for job in _jobs.values() if not job.ended]
+    for job in left:
+        job.cancel()
+    for job in left:
+        job.wait(END_S)
 
 
 def _serve() -> None:

@@ -133,6 +133,9 @@ class Server:
         """Everything the server has printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def close(self) -> None:
         self._process.terminate()
         try:
@@ -153,7 +156,7 @@ def serve(
     servers: dict[str, Server] = {}
 
     def serve_(script: str) -> Server:
-        if script not in servers:
+        if script not in servers or servers[script].ended():
             log = tmp_path_factory.mktemp("server") / "log.txt"
             servers[script] = Server(ROOT / script, log)
         return servers[script]
