@@ -1,11 +1,12 @@
 // Three linked planes. The server draws the pictures; here are the crosshair, the pointer and the keys.
 //
-// data: { planes: [{ axis, title, alt, jpeg, columns, rows, across, up, mirrored: [bool, bool],
+// data: { planes: [{ axis, name, title, alt, jpeg, across, up, mirrored: [bool, bool],
 //                    letters: [left, right, top, bottom] | null, wide, share, stacked, tallest,
 //                    bar: { share, text } }],
-//         size: [n, ...], at: [n, ...], seq }
+//         size: [n, ...], at: [n, ...], seq, id }
 // Sends the trigger "moved": { at: [n, ...], seq }. Positions are absolute, so that the last one wins.
 
+const PATIENCE = 2000; // ms
 const viewers = new WeakMap();
 
 export default function (component) {
@@ -17,14 +18,20 @@ export default function (component) {
 }
 
 function create(root) {
-  const viewer = { at: [], seq: 0, answered: 0, asked: 0, waiting: false, figures: [], data: null };
+  const viewer = { at: [], seq: 0, answered: 0, asked: 0, waiting: false, timer: 0,
+    figures: [], data: null };
 
   viewer.update = (data) => {
+    if (viewer.data && viewer.data.id !== data.id) {
+      Object.assign(viewer, { seq: 0, answered: 0, waiting: false }); // another image
+      clearTimeout(viewer.timer);
+    }
     viewer.data = data;
-    const late = data.seq < viewer.seq && performance.now() - viewer.asked < 2000;
-    if (!late) viewer.at = data.at.slice(); // else the person has moved on: keep what they see
-    if (data.seq > viewer.seq) viewer.seq = data.seq;
-    viewer.answered = data.seq;
+    // Where the person has moved on since, the answer is late: they keep seeing their own crosshair.
+    const late = viewer.waiting || (data.seq < viewer.seq && fresh());
+    if (!late) viewer.at = data.at.slice();
+    viewer.seq = Math.max(viewer.seq, data.seq);
+    viewer.answered = Math.max(viewer.answered, data.seq);
     if (viewer.figures.length !== data.planes.length) build(data.planes.length);
     data.planes.forEach(fill);
     root.dataset.at = data.at.join(",");
@@ -94,14 +101,21 @@ function create(root) {
     ask();
   }
 
+  function fresh() {
+    return performance.now() - viewer.asked < PATIENCE;
+  }
+
   // One question at a time: the next one, with wherever the crosshair is by then, after the answer.
   function ask() {
-    const now = performance.now();
-    viewer.waiting = viewer.answered < viewer.seq && now - viewer.asked < 2000;
-    if (viewer.waiting) return;
+    viewer.waiting = viewer.answered < viewer.seq && fresh();
+    clearTimeout(viewer.timer);
+    if (viewer.waiting) {
+      viewer.timer = setTimeout(ask, PATIENCE); // an answer may be lost; what the person did may not
+      return;
+    }
     if (viewer.at.every((p, a) => p === viewer.data.at[a])) return;
     viewer.seq += 1;
-    viewer.asked = now;
+    viewer.asked = performance.now();
     viewer.send(viewer.at.slice(), viewer.seq);
   }
 

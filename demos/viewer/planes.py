@@ -38,7 +38,8 @@ def draw(
 ) -> None:
     """Put the planes on the page; ``on_moved`` is called after ``session_state[key].moved`` is set
     to {"at": position, "seq": n}."""
-    _planes(key=key, data=described(scene, cuts, position, style, seq), on_moved_change=on_moved)
+    data = described(scene, cuts, position, style, seq) | {"id": key}
+    _planes(key=key, data=data, on_moved_change=on_moved)
 
 
 def described(

@@ -51,6 +51,7 @@ def under(at: Crosshair) -> None:
     st.caption(f"Followed to {at.voxel}")
 
 
+st.set_page_config(page_title="Viewer", layout="wide")
 what = st.query_params.get("show", "hippocampus")
 st.title("Viewer")
 with guarded("The viewer"):
