@@ -46,6 +46,7 @@ class Forecast:
     report: dict[str, Any]
     folder: Path | None = None
     parts: list[pd.DataFrame] = field(default_factory=list, repr=False)
+    fans: list[Fan] = field(default_factory=list, repr=False)  # the series that are drawn
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -111,14 +112,14 @@ def forecast(
         if out is None:
             parts = list(run.parts(progress, max_series_plotted, mapper))
             report = _report(run, model, notes, timer)
-            return Forecast(report, None, parts)
+            return Forecast(report, None, parts, run.fans)
         with results_folder(Path(out), FILES, force=force) as folder:
             _write_csv(folder / CSV, run.parts(progress, max_series_plotted, mapper), clock)
             report = _report(run, model, notes, timer)
             _write_pictures(folder, run.fans, report)
             report["outputs"] = {name: sha256(folder / name) for name in (CSV, PNG, HTML)}
             write_json(folder / JSON, report)
-    return Forecast(report, Path(out))
+    return Forecast(report, Path(out), [], run.fans)
 
 
 @dataclass
@@ -429,15 +430,26 @@ def _write_csv(path: Path, parts: Iterator[pd.DataFrame], clock: Mapping[str, An
         write()
 
 
-def _write_pictures(folder: Path, fans: Sequence[Fan], report: Mapping[str, Any]) -> None:
-    from apps.timeseries.plots import draw_forecast, forecast_html, png
+def html(result: Forecast) -> str:
+    """The page forecast.html: a chart of each series that is drawn, with its script in it."""
+    from apps.timeseries.plots import forecast_html
 
-    title = f"{report['model']['name']}, {report['horizon']} steps, {report['data']['file']}"
-    (folder / PNG).write_bytes(png(draw_forecast(fans, title)))
+    report = result.report
     lines = [calibrate.sentence(entry) for entry in report["coverage"]] + list(report["notes"])
-    if len(fans) < report["series"]:
-        lines.append(f"shown: the first {len(fans)} of {report['series']:,} series")
-    write_text(folder / HTML, forecast_html(fans, f"Forecast: {title}", lines))
+    if len(result.fans) < report["series"]:
+        lines.append(f"shown: the first {len(result.fans)} of {report['series']:,} series")
+    return forecast_html(result.fans, f"Forecast: {_title(report)}", lines)
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    return f"{report['model']['name']}, {report['horizon']} steps, {report['data']['file']}"
+
+
+def _write_pictures(folder: Path, fans: list[Fan], report: dict[str, Any]) -> None:
+    from apps.timeseries.plots import draw_forecast, png
+
+    (folder / PNG).write_bytes(png(draw_forecast(fans, _title(report))))
+    write_text(folder / HTML, html(Forecast(report, fans=fans)))
 
 
 def _report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 POINTS = 5000
 """Points of one line at most: more are slow to draw and too close to see."""
 CONFIG = {"displaylogo": False, "scrollZoom": False}
+NARROW = 0.02
+"""Share of the width between two folds below which their numbers would overlap."""
 COLOURS = (FORECAST, *OTHERS, "#56B4E9", "#8C564B", "#7F7F7F")
 """Of lines; the first is the one in front."""
 _FOLD, _HELD = "rgba(0,114,178,0.10)", "rgba(230,159,0,0.14)"
@@ -56,12 +59,21 @@ def planned(
 ) -> Figure:
     """``past`` with the folds that will be forecast, and from where on nothing is learnt."""
     figure = _figure(name)
-    shown = past[-POINTS:]
+    shown = thinned(past)
     _line(figure, shown.index, shown.to_numpy(), "observed", HISTORY, width=1.1)
-    figure.update_xaxes(range=[*_web(shown.index[:1]), *_web(shown.index[-1:])])
-    if starts and held is not None:
-        _held(figure, shown.index[0], held, starts[0])
-    _folds(figure, list(zip(starts, ends)))
+    figure.update_xaxes(rangeslider={"visible": True, "thickness": 0.09})
+    if len(shown) == 0:
+        return figure
+    first = 0
+    if starts:
+        known = int(past.index.searchsorted(starts[0] if held is None else held))
+        first = max(0, known - max(1, (len(past) - known) // 8))
+        if held is not None:
+            _held(figure, past.index[0], held, starts[0])
+    figure.update_xaxes(range=[*_web(past.index[first : first + 1]), *_web(past.index[-1:])])
+    rows = past.index.get_indexer(pd.Index(starts))
+    apart = (rows[-1] - rows[0]) / (len(rows) - 1) if len(rows) > 1 else len(past)
+    _folds(figure, list(zip(starts, ends)), numbered=apart > NARROW * (len(past) - first))
     return figure
 
 
@@ -95,9 +107,25 @@ def folds(
     if len(shown):
         _held(figure, shown.index[0], held, first)
     spans = mine.groupby("cutoff", sort=True)["ds"].agg(["min", "max"])
-    _folds(figure, list(zip(spans["min"], spans["max"])))
+    _folds(figure, list(zip(spans["min"], spans["max"])), numbered=len(spans) <= 12)
     figure.update_xaxes(rangeslider={"visible": True, "thickness": 0.09})
     return figure
+
+
+def thinned(values: pd.Series, points: int = POINTS) -> pd.Series:
+    """``values`` as they look from far: of each of equal stretches the least and the greatest."""
+    if len(values) <= points:
+        return values
+    numbers = values.to_numpy()
+    edges = np.linspace(0, len(numbers), points // 2 + 1).astype(int)
+    kept: set[int] = {0, len(numbers) - 1}
+    for start, end in pairwise(edges):
+        part = numbers[start:end]
+        if np.isfinite(part).any():
+            kept |= {start + int(np.nanargmin(part)), start + int(np.nanargmax(part))}
+        else:
+            kept.add(start)  # a gap stays one
+    return values.iloc[sorted(kept)]
 
 
 def by_step(errors: Mapping[str, Sequence[float | None]], what: str) -> Figure:
@@ -198,7 +226,7 @@ def _bands(
     """From the widest to the narrowest, so that the middle is darkest."""
     import plotly.graph_objects as graph
 
-    for level in sorted(levels, reverse=True):
+    for depth, level in enumerate(sorted(levels, reverse=True)):
         lo, hi = rows[f"lo-{level:g}"].to_numpy(), rows[f"hi-{level:g}"].to_numpy()
         if not np.isfinite(lo).any():
             continue
@@ -210,7 +238,7 @@ def _bands(
         figure.add_trace(
             graph.Scatter(
                 x=x, y=_numbers(lo), name=f"{level:g} %", fill="tonexty", showlegend=legend,
-                fillcolor="rgba(0,114,178,0.20)", **edge,
+                fillcolor=f"rgba(0,114,178,{0.16 + 0.12 * depth:.2f})", **edge,
             )
         )  # fmt: skip
 
@@ -226,17 +254,23 @@ def _held(figure: Figure, first: Any, held: Any, until: Any) -> None:
         )  # fmt: skip
 
 
-def _folds(figure: Figure, spans: Sequence[tuple[Any, Any]]) -> None:
-    """A box for each fold and a line at its cutoff."""
+def _folds(figure: Figure, spans: Sequence[tuple[Any, Any]], numbered: bool) -> None:
+    """A box for each fold, a line at its cutoff, and its number."""
     for number, (start, end) in enumerate(spans, 1):
         left, right = _web(pd.Index([start, end]))
         figure.add_vrect(left, right, fillcolor=_FOLD, line_width=0, layer="below")
         figure.add_vline(left, line={"color": FORECAST, "width": 1, "dash": "dash"}, opacity=0.6)
-        if len(spans) <= 12:
+        if numbered:
             figure.add_annotation(
-                x=left, y=0, yref="paper", text=str(number), showarrow=False, xanchor="left",
-                yanchor="bottom", font={"size": 11, "color": FORECAST},
-            )  # fmt: skip
+                x=left,
+                y=0,
+                yref="paper",
+                text=str(number),
+                showarrow=False,
+                xanchor="left",
+                yanchor="bottom",
+                font={"size": 11, "color": FORECAST},
+            )
 
 
 def _with_breaks(rows: pd.DataFrame) -> pd.DataFrame:

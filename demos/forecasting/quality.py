@@ -32,8 +32,7 @@ def show(found: Read) -> bool:
                     key="forecasting-problems",
                     alt="What is wrong with the file: level, kind, series, column, what and remedy",
                 )
-        for note in report["notes"]:
-            st.caption(escaped(in_page(note)))
+        st.caption("Read as " + escaped("; ".join(in_page(note) for note in report["notes"])))
     return bool(report["ok"])
 
 

@@ -13,10 +13,10 @@ import streamlit as st
 from apps.timeseries import catalog
 from apps.timeseries.calibrate import sentence
 from core.errors import TriptychError
-from demos.forecasting import charts
+from demos.forecasting import charts, files
 from demos.forecasting.settings import LEVELS
 from demos.forecasting.wording import escaped, in_page
-from demos.forecasting.work import CSV, XLSX, ZIP, Result
+from demos.forecasting.work import Result
 
 METRICS = {
     "MASE": "mase",
@@ -38,7 +38,7 @@ def show(result: Result) -> None:
     """Draw the tabs."""
     for note in result.notes:
         st.warning(escaped(note))
-    forecast, folds, inside, files = st.tabs(
+    forecast, folds, inside, downloads = st.tabs(
         ["Forecast", "Past folds", "Variates and seasons", "Downloads"]
     )
     with forecast:
@@ -48,7 +48,7 @@ def show(result: Result) -> None:
     with inside:
         _decomposition(result)
         _attention(result)
-    with files:
+    with downloads:
         _downloads(result)
 
 
@@ -58,7 +58,7 @@ def _forecast(result: Result) -> None:
     name = _series(result, one, "forecast")
     models = _by_error(result)
     front = two.selectbox("Intervals of", models, key=_key(result, "forecast-front"))
-    rows = result.forecast[result.forecast["unique_id"] == name]
+    rows = result.frame[result.frame["unique_id"] == name]
     mine = rows[rows["model"] == front]
     if len(mine) == 0:
         front = str(rows["model"].iloc[0])
@@ -73,14 +73,15 @@ def _forecast(result: Result) -> None:
         alt=f"{name}: the observed past and {result.settings.horizon} steps of forecast by {front} "
         "with intervals of 50, 80 and 95 %",
     )
-    report = result.reports[front]
+    report = result.forecasts[front].report
     if report["coverage"]:
         st.markdown(
             "**How often such intervals held before**, on past rows that made none of them:"
         )
         _coverage(report, name)
     for note in report["notes"]:
-        st.caption(escaped(in_page(note)))
+        if note not in result.panel.notes:  # those stand beside the file already
+            st.caption(escaped(in_page(note)))
 
 
 def _coverage(report: Mapping[str, Any], name: str) -> None:
@@ -104,10 +105,10 @@ def _coverage(report: Mapping[str, Any], name: str) -> None:
 
 @st.fragment
 def _folds(result: Result) -> None:
-    report = result.backtest
-    if not report:
+    if result.backtest is None:
         st.warning(f"No fold could be forecast: {escaped(result.lacking)}")
         return
+    report, whole = result.backtest.report, result.backtest.frame
     verdict = escaped(_sentence(in_page(report["verdict"])))
     named = [report["scores"][name]["vs_seasonal_naive"] for name in report["named"]]
     beats = any(found and found["outcome"] == "beats" for found in named)
@@ -125,10 +126,10 @@ def _folds(result: Result) -> None:
         "interval over the folds; p by Diebold and Mariano."
     )
     one, two = st.columns(2)
-    name = _series(result, one, "folds", set(result.folds["unique_id"]))
+    name = _series(result, one, "folds", set(whole["unique_id"]))
     order = [model for model in _by_error(result) if model in report["scores"]]
     front = two.selectbox("In front", order, key=_key(result, "folds-front"))
-    rows = result.folds[result.folds["unique_id"] == name]
+    rows = whole[whole["unique_id"] == name]
     clock = result.panel.series[0].observed
     held = type(clock[0])(report["trained_until"])
     st.plotly_chart(
@@ -139,7 +140,7 @@ def _folds(result: Result) -> None:
         key=_key(result, "folds-chart"),
         alt=f"{name}: what was, and what each model forecast in {report['windows']} past folds",
     )
-    _figures(result)
+    _figures(result, report)
     with st.expander("How it was done"):
         for line in [*report["verdicts"].values(), *report["notes"]]:
             st.markdown(f"- {escaped(in_page(line))}")
@@ -147,9 +148,8 @@ def _folds(result: Result) -> None:
             st.markdown(f"- **{escaped(word)}**: {escaped(rule)}")
 
 
-def _figures(result: Result) -> None:
+def _figures(result: Result, report: Mapping[str, Any]) -> None:
     """Errors by fold, by series and by step ahead."""
-    report = result.backtest
     one, two = st.columns(2)
     by = one.selectbox("Figures by", ["fold", "series", "step ahead"], key=_key(result, "by"))
     title = two.selectbox("Measure", list(METRICS), key=_key(result, "measure"))
@@ -181,32 +181,39 @@ def _figures(result: Result) -> None:
 
 
 def table(report: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each model, best first: errors, coverage (0 to 1) and skill against seasonal naive."""
+    """A row for each model, best first: skill against seasonal naive, errors, coverage (0 to 1)."""
     rows = []
     for name, scores in _ranked(report):
         found = scores["vs_seasonal_naive"] or {}
-        row: dict[str, Any] = {"Model": name}
+        row: dict[str, Any] = {
+            "Model": name,
+            "Against seasonal naive": _WORDS.get(found.get("outcome", ""), "the reference"),
+            "Skill, %": _skill(found),
+            "p": found.get("p"),
+        }
         for title, metric in METRICS.items():
             level = metric.removeprefix("coverage-")
-            if level == metric:
-                row[title] = scores.get(metric)
-            else:
+            if level != metric:
                 row[title] = scores["intervals"].get(level, {}).get("coverage")
-        skill, interval = found.get("skill"), found.get("interval")
-        row["Skill, %"] = None if skill is None else 100 * skill
-        row["95 % of it"] = (
-            f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}" if interval else ""
-        )
-        row["p"] = found.get("p")
-        row["Against seasonal naive"] = _WORDS.get(found.get("outcome", ""), "the reference")
+            elif title != "MAE":  # the skill is that of the MAE
+                row[title] = scores.get(metric)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _skill(found: Mapping[str, Any]) -> str:
+    """``7 (-2 to 15)``: what is saved of seasonal naive's error, and its 95 % interval."""
+    if found.get("skill") is None:
+        return "–"
+    interval = found.get("interval")
+    ends = f" ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})" if interval else ""
+    return f"{100 * found['skill']:.0f}{ends}"
 
 
 _WORDS = {
     "beats": "better",
     "worse": "worse",
-    "undecided": "no difference beyond chance",
+    "undecided": "not told apart",
     "untested": "too few folds to tell",
     "undefined": "nothing to compare",
     "seen": "has learnt from the folds",
@@ -312,47 +319,49 @@ def _attention(result: Result) -> None:
 
 
 def _downloads(result: Result) -> None:
-    folder = result.folder
-    stem = Path(result.panel.source or "data").name.partition(".")[0] or "data"
+    stem = (result.panel.source or "data").partition(".")[0] or "data"
     best = _by_error(result)[0]
-    files: list[tuple[str, Path, str, str]] = [
-        ("Forecast (CSV)", folder / CSV, f"{stem}-forecast.csv", "text/csv"),
-        ("Forecast (Excel)", folder / XLSX, f"{stem}-forecast.xlsx", _EXCEL),
+    wanted: list[tuple[str, str, Callable[[], Path]]] = [
+        ("Forecast (CSV)", f"{stem}-forecast.csv", lambda: files.csv(result)),
+        ("Forecast (Excel)", f"{stem}-forecast.xlsx", lambda: files.xlsx(result)),
         (
             f"Forecast of {best}, to look closer (HTML)",
-            folder / "forecasts" / best / "forecast.html",
             f"{stem}-forecast.html",
-            "text/html",
+            lambda: files.page(result, best),
         ),
-        (
-            "Report of the past folds (HTML)",
-            folder / "backtest" / "report" / "report.html",
-            f"{stem}-report.html",
-            "text/html",
-        ),
-        ("Everything of this run (zip)", folder / ZIP, f"{stem}-run.zip", "application/zip"),
+        ("Report of the past folds (HTML)", f"{stem}-report.html", lambda: files.report(result)),
+        ("Everything of this run (zip)", f"{stem}-run.zip", lambda: files.archive(result)),
     ]
-    for label, path, name, kind in files:
-        if path.exists():
-            st.download_button(
-                label, _reader(path), name, kind, key=_key(result, name), on_click="ignore"
-            )
+    if len(result.frame) >= files.EXCEL_ROWS:
+        wanted.pop(1)
+    if result.backtest is None:
+        wanted.pop(-2)
+    for label, name, make in wanted:
+        st.download_button(
+            label, _content(make), name, key=_key(result, name), on_click="ignore",
+            mime=_MIME[name.rpartition(".")[2]],
+        )  # fmt: skip
     st.caption(
-        "The zip holds each model's forecast and its pictures, the folds, the reports, trained models "
-        "(for `forecast --model FOLDER`), and the settings with the hash of the data."
+        "The zip holds each model's forecast, the folds, the reports, trained models (for "
+        "`forecast --model FOLDER`), and the settings with the hash of the data. It takes some seconds."
     )
 
 
-_EXCEL = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+_MIME = {
+    "csv": "text/csv",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "html": "text/html",
+    "zip": "application/zip",
+}
 
 
-def _reader(path: Path) -> Callable[[], bytes]:
-    return lambda: path.read_bytes()
+def _content(make: Callable[[], Path]) -> Callable[[], bytes]:
+    return lambda: make().read_bytes()
 
 
 def _series(result: Result, place: Any, where: str, among: set[str] | None = None) -> str:
     """The choice of one series or variate."""
-    names = [str(name) for name in result.forecast["unique_id"].unique()]
+    names = [str(name) for name in result.frame["unique_id"].unique()]
     if among is not None:
         names = [name for name in names if name in among]
     word = "Variate" if result.panel.layout == "wide" else "Series"
@@ -381,20 +390,19 @@ def _ranked(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _by_error(result: Result) -> list[str]:
     """The models that forecast: those that were asked for first, by their error in the folds."""
-    order = [name for name, _ in _ranked(result.backtest)] if result.backtest else []
+    order = [name for name, _ in _ranked(result.backtest.report)] if result.backtest else []
     asked = [name for name in order if name in result.settings.all_models]
     found = [*asked, *order, *result.settings.all_models, catalog.REFERENCE]
-    return [name for name in dict.fromkeys(found) if name in result.reports]
+    return [name for name in dict.fromkeys(found) if name in result.forecasts]
 
 
 def _formats() -> dict[str, Any]:
     number = st.column_config.NumberColumn
     formats: dict[str, Any] = {
-        title: number(format="percent" if metric.startswith("coverage") else "%.3f")
+        title: number(format="percent" if metric.startswith("coverage") else "%.3g")
         for title, metric in METRICS.items()
     }
     formats["sMAPE, %"] = number(format="%.1f")
-    formats["Skill, %"] = number(format="%.0f")
     formats["p"] = number(format="%.3f")
     formats["Model"] = st.column_config.TextColumn(pinned=True)
     return formats

@@ -68,7 +68,7 @@ def fields(panel: Panel, key: str) -> Settings:
     def label(name: str) -> str:
         if name in cards:
             card = cards[name]
-            return f"{name} (shipped {card['model']}, {card['lookback']} to {card['horizon']} rows)"
+            return f"{name} (shipped {card['model']})"
         return name
 
     def about(name: str) -> str:
@@ -83,6 +83,7 @@ def fields(panel: Panel, key: str) -> Settings:
             default=[*([first] if first else []), "seasonal-mean"],
             format_func=label,
             key=about("models"),
+            wrap=True,
             help="Seasonal naive always runs beside them. ETS takes a few seconds for each variate.",
         )
     with right:
@@ -92,6 +93,7 @@ def fields(panel: Panel, key: str) -> Settings:
             default=[] if first else ["dlinear"] if rows >= 2 * (lookback + 3 * horizon) else [],
             key=about("train"),
             max_selections=MOST_TRAINED,
+            wrap=True,
             help="Trained on the rows before the folds, never on what they are judged by.",
             placeholder="none",
         )

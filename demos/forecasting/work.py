@@ -1,19 +1,14 @@
-"""What a press of the button does: folds, forecasts, reports and files, in a folder of this run.
+"""What a press of the button does: past folds, forecasts of the future, what models look at.
 
-    forecast.csv, forecast.xlsx        every model's forecast, long: unique_id, model, ds, yhat, lo-80, ...
-    forecasts/MODEL/                   what the verb ``forecast`` writes
-    backtest/, backtest/report/        what ``backtest`` and ``report`` write
-    models/MODEL/                      what was trained, for ``forecast --model``
-    config.json                        the data's hash, how it was read, the settings, the versions
-
-Everything is computed by ``apps.timeseries``; this only puts it in order.
+Everything is computed by ``apps.timeseries``; this only puts it in order.  What is trained is left in
+``FOLDER/models/MODEL``; files to download are made when somebody asks for them (``files``).
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,36 +17,39 @@ import pandas as pd
 from apps.timeseries import catalog
 from apps.timeseries.data.panel import Panel
 from core.errors import DataError, TriptychError, UsageError
-from core.files import atomic_path, sha256, write_json
 from core.progress import Progress
-from core.reporting import environment
 from demos.forecasting.settings import MOST_VALUES, Settings, chosen
 from demos.forecasting.wording import in_page
 
 if TYPE_CHECKING:
     from apps.timeseries.attention import Attention
-
-CSV, XLSX, ZIP, CONFIG = "forecast.csv", "forecast.xlsx", "run.zip", "config.json"
+    from apps.timeseries.backtest import Backtest
+    from apps.timeseries.forecast import Forecast
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a run found. Shared by all sessions: nobody may write into it.
 
-    ``backtest`` is the report of ``apps.timeseries.backtest`` and ``folds`` its long frame; both are
-    empty where the rows do not suffice, and ``lacking`` says why.
+    ``backtest`` is None where the rows do not suffice for the folds, and ``lacking`` says why.
     """
 
-    folder: Path
+    path: Path
+    reading: dict[str, Any]
     settings: Settings
     panel: Panel
-    forecast: pd.DataFrame  # long, all models
-    reports: dict[str, dict[str, Any]]  # by model: what forecast.json holds
-    backtest: dict[str, Any] = field(default_factory=dict)
-    folds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folder: Path
+    forecasts: dict[str, Forecast]  # by model
+    backtest: Backtest | None
     lacking: str = ""
     attention: dict[str, Attention] = field(default_factory=dict)  # by model that has some
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The forecasts of all models, long: unique_id, model, cutoff, ds, yhat, lo-80, hi-80, ..."""
+        found = [done.frame.assign(model=name) for name, done in self.forecasts.items()]
+        return pd.concat(found, ignore_index=True)
 
 
 def run(
@@ -81,31 +79,35 @@ def _run(
     progress: Progress,
 ) -> Result:
     _check_size(panel, settings)
-    with progress.task("Forecasting", total=2 + len(_names(settings))) as task:
+    names = _names(settings)
+    forecasts: dict[str, Forecast] = {}
+    weights: dict[str, Attention] = {}
+    notes: list[str] = []
+    with progress.task("Forecasting", total=1 + len(names)) as task:
         task.advance(0, "past folds first")
-        report, folds, lacking = _backtest(panel, settings, folder, progress)
+        done, lacking = _backtest(panel, settings, folder, progress)
         task.advance(1, "the future")
-        frames: list[pd.DataFrame] = []
-        reports: dict[str, dict[str, Any]] = {}
-        weights: dict[str, Attention] = {}
-        notes: list[str] = []
-        for name in _names(settings):
+        for name in names:
             ref = _ref(name, settings, folder)
             try:
-                frame, reports[name] = _forecast(panel, name, ref, settings, folder, progress)
-                frames.append(frame)
+                forecasts[name] = _forecast(panel, name, ref, settings, progress)
                 weights |= _attention(panel, name, ref)
             except TriptychError as error:  # one model that cannot need not stop the others
                 notes.append(f"{name} gives no forecast: {in_page(str(error))}")
             task.advance(1, name)
-        if not frames:
-            raise DataError(f"{panel.source}: {notes[0]}")
-        forecast = pd.concat(frames, ignore_index=True)
-        task.advance(0, "files")
-        _write(path, reading, settings, folder, forecast)
-        task.advance(1)
+    if not forecasts:
+        raise DataError(notes[0])
     return Result(
-        folder, settings, panel, forecast, reports, report, folds, lacking, weights, tuple(notes)
+        path,
+        dict(reading),
+        settings,
+        panel,
+        folder,
+        forecasts,
+        done,
+        lacking,
+        weights,
+        tuple(notes),
     )
 
 
@@ -130,11 +132,10 @@ def _check_size(panel: Panel, settings: Settings) -> None:
 
 def _backtest(
     panel: Panel, settings: Settings, folder: Path, progress: Progress
-) -> tuple[dict[str, Any], pd.DataFrame, str]:
-    """The report and frame of the folds, or why there are none; trained models in ``models/``."""
+) -> tuple[Backtest | None, str]:
+    """The folds, or why there are none; trained models in ``models/``."""
     from apps.timeseries.backtest import backtest
     from apps.timeseries.methods import TrainedMethod
-    from apps.timeseries.report import report
 
     trained = [
         TrainedMethod(
@@ -158,37 +159,28 @@ def _backtest(
             lookback=settings.lookback,
             baselines=[],
             seed=settings.seed,
-            out=folder / "backtest",
             progress=progress,
         )
     except DataError as error:
         if settings.train:  # what was to be trained is there no more
             raise
-        return {}, pd.DataFrame(), in_page(str(error))
-    report(folder / "backtest", progress=progress)
-    return done.report, done.frame, ""
+        return None, in_page(str(error))
+    return done, ""
 
 
 def _forecast(
-    panel: Panel,
-    name: str,
-    ref: str | Path,
-    settings: Settings,
-    folder: Path,
-    progress: Progress,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+    panel: Panel, name: str, ref: str | Path, settings: Settings, progress: Progress
+) -> Forecast:
     from apps.timeseries.forecast import forecast
 
-    done = forecast(
+    return forecast(
         panel,
         ref,
         horizon=settings.horizon,
         levels=settings.levels,
         season=settings.season if catalog.baseline(name) else None,
-        out=folder / "forecasts" / name,
         progress=progress,
     )
-    return done.frame.assign(model=name), done.report
 
 
 def _attention(panel: Panel, name: str, ref: str | Path) -> dict[str, Attention]:
@@ -201,42 +193,3 @@ def _attention(panel: Panel, name: str, ref: str | Path) -> dict[str, Attention]
         return {name: attention(panel, ref)}
     except UsageError:
         return {}
-
-
-def _write(
-    path: Path,
-    reading: Mapping[str, Any],
-    settings: Settings,
-    folder: Path,
-    forecast: pd.DataFrame,
-) -> None:
-    """The files of all models together, and a zip of everything."""
-    from apps.timeseries.backtest import write_frame
-    from apps.timeseries.spreadsheet import MAX_ROWS, write_xlsx
-
-    with atomic_path(folder / CSV) as temporary:
-        write_frame(temporary, forecast)
-    if len(forecast) < MAX_ROWS:
-        write_xlsx(folder / XLSX, {"forecast": forecast})
-    for used_up in (folder / "models").glob("*/run"):
-        shutil.rmtree(used_up)
-    write_json(
-        folder / CONFIG,
-        {
-            "data": {"file": path.name, "sha256": sha256(path)},
-            "reading": dict(reading),
-            "settings": asdict(settings),
-            "environment": environment(settings.seed),
-        },
-    )
-    with atomic_path(folder / ZIP) as temporary:
-        _zip(temporary, folder)
-
-
-def _zip(path: Path, folder: Path) -> None:
-    import zipfile
-
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and not file.name.startswith(".tmp-"):
-                archive.write(file, file.relative_to(folder).as_posix())

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from apps.timeseries.fit import fit
-from apps.timeseries.forecast import forecast
+from apps.timeseries.forecast import forecast, html
 from core.errors import DataError, UsageError
 
 T = 600
@@ -142,3 +142,12 @@ def test_one_model_on_another_layout(model, long_model, tmp_path) -> None:
         forecast(save(tmp_path, table()), long_model)
     with pytest.raises(UsageError, match="no column 'z'"):
         forecast(save(tmp_path, table()), long_model, targets=("z",))
+
+
+def test_the_page_can_be_made_without_a_folder(tmp_path) -> None:
+    path = save(tmp_path, table())
+    here = forecast(path, "seasonal-naive", horizon=3)
+    there = forecast(path, "seasonal-naive", horizon=3, out=tmp_path / "out")
+    assert [fan.name for fan in here.fans] == [fan.name for fan in there.fans]
+    assert "Forecast: seasonal-naive, 3 steps" in html(here)
+    assert "interval (pointwise): held" in html(here)
