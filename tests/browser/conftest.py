@@ -2,7 +2,7 @@
 
 A test takes ``page`` (1280 px wide) or ``narrow`` (390 px) and ``visit``:
 
-    def test_it(page, visit, shoot):
+    def test_it(page, visit, settle, shoot):
         visit(page, "medical")               # demos/medical.py inside demos/app.py, settled
         page.get_by_role("button", name="Segment").click()
         settle(page, seconds=60)
@@ -15,16 +15,9 @@ Where Chromium or Playwright is missing these tests are skipped, or fail if REQU
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +26,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from core.errors import UsageError
+from demos.shared import browsing
+from demos.shared.browsing import Server
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Download, Locator, Page
 
@@ -40,109 +37,25 @@ ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", ROOT / "out" / "screenshots"))
 PATIENCE = 30_000  # ms for one element: the first paint of a page on a busy machine takes seconds
 HERE = ("127.0.0.1", "localhost")
-FLAGS = (
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-default-apps",
-    # Whatever a page asks for elsewhere fails at once; the requests are recorded, too.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
-)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browsers last: Playwright keeps an event loop in this thread, and others want their own."""
-    items.sort(key=lambda item: "browser" in item.path.parent.parts[-1:])
-
-
-def missing(what: str) -> None:
-    if os.environ.get("REQUIRE_BROWSER") == "1":
-        pytest.fail(what)
-    pytest.skip(what)
+    items.sort(key=lambda item: item.path.parent.name == "browser")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """One headless Chromium for all tests; each test gets a profile of its own from it."""
+    opened = browsing.chromium()
     try:
-        from playwright.sync_api import sync_playwright
-    except ModuleNotFoundError:
-        missing("no Playwright found (pip install playwright)")
-    chromium = os.environ.get("CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if chromium is None or not Path(chromium).exists():
-        missing("no Chromium found (apt-get install -y chromium, or set CHROMIUM=/path)")
-    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, *root])
-        yield browser
-        browser.close()
-
-
-class Server:
-    """One Streamlit server of a script, with the log of what it printed."""
-
-    def __init__(self, script: Path, log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = log
-        options = {
-            "server.port": port,
-            "server.address": "127.0.0.1",
-            "server.headless": "true",
-            "server.fileWatcherType": "none",
-            "browser.gatherUsageStats": "false",
-            "client.toolbarMode": "minimal",
-            "client.showErrorDetails": "none",
-        }
-        with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "streamlit", "run", str(script)]
-                + [f"--{name}={value}" for name, value in options.items()],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            self._wait(60)
-        except BaseException:
-            self.close()
-            raise
-
-    def _wait(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            health = f"{self.url}/_stcore/health"
-            with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=5) as answer:
-                if answer.read() == b"ok":
-                    return
-            time.sleep(0.1)
-        raise AssertionError(f"the server did not start:\n{self.printed()}")
-
-    def printed(self) -> str:
-        """Everything the server has printed so far."""
-        return self.log.read_text(encoding="utf-8", errors="replace")
-
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def close(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        browser = opened.__enter__()
+    except UsageError as error:
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    yield browser
+    opened.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="session")
@@ -246,21 +159,9 @@ def narrow(open_window: Callable[[int, int], Page]) -> Page:
 
 def keep(page: Page, test: str, name: str) -> Path:
     """Save a screenshot of the whole page; returns where."""
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    path = SCREENSHOTS / (re.sub(r"[^\w.-]+", "_", f"{test}-{name}") + ".png")
-    # Streamlit scrolls inside the page, so that a "full page" is what the window shows: make the
-    # window as tall as what is in it for the moment of the picture.
-    size = page.viewport_size or {"width": 1280, "height": 900}
-    height = page.evaluate(
-        "() => Math.max(...[...document.querySelectorAll('[data-testid=stMain], body')]"
-        ".map(part => part.scrollHeight))"
+    return browsing.photograph(
+        page, SCREENSHOTS / (re.sub(r"[^\w.-]+", "_", f"{test}-{name}") + ".png")
     )
-    page.set_viewport_size(
-        {"width": size["width"], "height": min(max(height, size["height"]), 6000)}
-    )
-    page.screenshot(path=path, animations="disabled")
-    page.set_viewport_size(size)
-    return path
 
 
 @pytest.fixture
@@ -276,17 +177,7 @@ def settle() -> Callable[..., None]:
     After a click it waits a moment for the script to begin; what a test expects to appear it had
     better wait for by itself (``expect(...).to_be_visible()``).
     """
-
-    def settle_(page: Page, seconds: float = 30) -> None:
-        timeout = seconds * 1000
-        page.wait_for_timeout(250)
-        app = page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
-        app.wait_for(timeout=timeout)
-        bars = page.locator('[class*="st-key-job-bars-"]')
-        bars.first.wait_for(state="detached", timeout=timeout)
-        app.wait_for(timeout=timeout)
-
-    return settle_
+    return browsing.settle
 
 
 @pytest.fixture

@@ -7,10 +7,7 @@ import json
 import time
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-DEMOS, RESULTS = ROOT / "demos", ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 
 def test_the_first_paint(page, server, settle, shoot):
@@ -58,21 +55,19 @@ def test_the_table_of_backbones_downloads_as_it_was_counted(page, visit, downloa
         assert float(row["2-D, million"]) == counted["parameters"]["2"] / 1e6
 
 
-@pytest.mark.parametrize("name", ["medical", "timeseries", "driving"])
-def test_each_page_opens_from_here_and_from_the_sidebar(page, visit, settle, name):
-    if not (DEMOS / f"{name}.py").exists():
-        pytest.skip(f"demos/{name}.py is not part of this copy")
-    title = {"medical": "Segmentation", "timeseries": "Forecasting", "driving": "Driving"}[name]
+def test_pages_open_from_here_and_from_the_sidebar(page, visit, settle):
     visit(page)
-    page.get_by_role("link", name=f"Open {title.lower()}").click()
-    page.wait_for_url(f"**/{name}")
-    settle(page, 60)
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Home").click()
+    page.get_by_role("link", name="Open segmentation").click()
+    for name, heading, following in (
+        ("medical", "Segment a medical image", "Forecasting"),
+        ("timeseries", "Forecast", "Driving"),
+        ("driving", "Driving", "Home"),
+    ):
+        page.wait_for_url(f"**/{name}")
+        page.get_by_role("heading", name=heading, level=1).first.wait_for()
+        settle(page, 60)
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name=following).click()
     page.get_by_role("heading", name="Triptych").wait_for()
-    settle(page)
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name=title).click()
-    page.wait_for_url(f"**/{name}")
-    settle(page, 60)
 
 
 def test_it_works_on_a_telephone(narrow, visit, shoot):
