@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from apps.timeseries.data import frequency, wording
 from apps.timeseries.data.options import Options
@@ -15,8 +16,8 @@ from apps.timeseries.data.reading import read
 _IDS = 20
 
 
-def check_file(path: Path | str, **options: Any) -> dict[str, Any]:
-    """A report of the file, ready for JSON; ``options`` are those of ``read_panel``.
+def check_file(path: Path | str | pd.DataFrame, **options: Any) -> dict[str, Any]:
+    """A report of the file or data frame, ready for JSON; ``options`` are those of ``read_panel``.
 
     ``ok`` is whether a model can be fitted on it as it is (with these options).  ``problems`` has a
     dictionary for each: kind, level (error or warning), series, column, count, first (the place),
