@@ -22,9 +22,10 @@ from core.errors import UsageError, need
 from core.reporting import ROOT
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, FloatRect, Locator, Page
 
 TALLEST = 6000  # px of a picture of a whole page
+MARGIN = 24  # px above what a picture begins with
 FLAGS = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
@@ -133,8 +134,10 @@ def settle(page: Page, seconds: float = 30) -> None:
     app.wait_for(timeout=timeout)
 
 
-def photograph(page: Page, path: Path, height: int | None = None) -> Path:
-    """A PNG of the whole page, or of its uppermost ``height`` pixels."""
+def photograph(
+    page: Page, path: Path, since: Locator | None = None, height: int | None = None
+) -> Path:
+    """A PNG of the whole page, or of ``height`` pixels of it from the top of ``since`` on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Streamlit scrolls inside the page, so that a "full page" is what the window shows: make the
     # window as tall as what is in it for the moment of the picture.
@@ -143,9 +146,13 @@ def photograph(page: Page, path: Path, height: int | None = None) -> Path:
         "() => Math.max(...[...document.querySelectorAll('[data-testid=stMain], body')]"
         ".map(part => part.scrollHeight))"
     )
-    tall = min(max(whole, size["height"]), TALLEST) if height is None else height
+    tall = min(max(whole, size["height"]), TALLEST)
     page.set_viewport_size({"width": size["width"], "height": tall})
     page.wait_for_timeout(150)  # tables and charts draw themselves anew
-    page.screenshot(path=path, animations="disabled")
+    box = None if since is None else since.bounding_box()
+    top = max(0, int(box["y"]) - MARGIN) if box else 0
+    bottom = tall if height is None else min(tall, top + height)
+    clip: FloatRect = {"x": 0, "y": top, "width": size["width"], "height": bottom - top}
+    page.screenshot(path=path, animations="disabled", clip=clip)
     page.set_viewport_size(size)
     return path

@@ -23,7 +23,7 @@ import streamlit as st
 
 from core.progress import Event, Progress, Task, clock
 from demos.shared import workspace as folders
-from demos.shared.words import sentence
+from demos.shared.words import escaped, sentence
 from demos.shared.workspace import workspace
 
 __all__ = ["Cancelled", "Job", "Step", "busy", "find", "forget", "submit", "watch", "workspace"]
@@ -219,7 +219,7 @@ def watch(job: Job) -> bool:
             _bars(job)
         return False
     if job.state == "failed":
-        st.error(job.error)
+        st.error(escaped(job.error))
     elif job.state == "cancelled":
         st.info(f"{job.label} was cancelled; nothing was kept.")
     if job.state == "done":
@@ -241,9 +241,8 @@ def _bars(job: Job) -> None:
     for step in steps:
         st.progress(_share(step), text=_text(step))
     label = "Stopping ..." if job.stopping else "Cancel"
-    if st.button(label, key=f"cancel-{job.key}", disabled=job.stopping):
-        job.cancel()
-        st.rerun(scope="fragment")
+    # A callback: the click may arrive with a run of the whole page, where no fragment may rerun itself.
+    st.button(label, key=f"cancel-{job.key}", disabled=job.stopping, on_click=job.cancel)
 
 
 def _share(step: Step) -> float:

@@ -15,7 +15,7 @@ from core.errors import TriptychError
 from core.reporting import ROOT
 from demos.shared.workspace import root
 
-__all__ = ["DISCLAIMER", "guarded", "sentence"]
+__all__ = ["DISCLAIMER", "escaped", "guarded", "sentence"]
 
 
 def sentence(error: BaseException, what: str = "This") -> str:
@@ -41,10 +41,15 @@ def _without_folders(text: str) -> str:
     return re.sub(re.escape(str(ROOT)) + r"[/\\]", "", text)
 
 
+def escaped(text: str) -> str:
+    """``text`` as Markdown shows it: names of files and columns may hold marks that mean something."""
+    return re.sub(r"([\\`*\[\]<>$~|#{}]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
     """Show what goes wrong in the block as one sentence and go on after it. ``what``: its subject."""
     try:
         yield
     except Exception as error:
-        st.error(sentence(error, what))
+        st.error(escaped(sentence(error, what)))

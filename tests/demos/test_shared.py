@@ -15,7 +15,7 @@ from core.errors import DataError, UsageError
 from demos.shared import uploads, workspace
 from demos.shared.keys import key_of
 from demos.shared.uploads import receive, safe_name
-from demos.shared.words import sentence
+from demos.shared.words import escaped, sentence
 from demos.shared.workspace import keep
 from demos.shared.workspace import root as folders
 
@@ -219,6 +219,19 @@ def test_folders_that_nobody_chose_are_not_told(root):
     assert sentence(DataError(f"{place}: damaged")) == "scan.nii.gz: damaged"
     assert sentence(DataError(f"cannot read {root}/samples/a.csv")) == "Cannot read samples/a.csv"
     assert sentence(DataError("/data/mine/a.csv: empty")) == "/data/mine/a.csv: empty"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("column 'a*b*c' of x_y.csv", r"column 'a\*b\*c' of x_y.csv"),
+        ("[click](http://x)", r"\[click\](http://x)"),
+        ("_emphasis_ and $x$ and `code`", r"\_emphasis\_ and \$x\$ and \`code\`"),
+        ("<b>bold</b>", r"\<b\>bold\</b\>"),
+    ],
+)
+def test_marks_in_names_are_shown_as_they_are(text, shown):
+    assert escaped(text) == shown
 
 
 def test_guarding_leaves_streamlits_own_signals_alone():
