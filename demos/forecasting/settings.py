@@ -86,11 +86,12 @@ def fields(panel: Panel, key: str) -> Settings:
             wrap=True,
             help="Seasonal naive always runs beside them. ETS takes a few seconds for each variate.",
         )
+    enough = rows >= max(100, 2 * (lookback + 3 * horizon))
     with right:
         train = st.multiselect(
             "Models to train on this data",
             list(catalog.MODELS),
-            default=[] if first else ["dlinear"] if rows >= 2 * (lookback + 3 * horizon) else [],
+            default=["dlinear"] if enough and not first else [],
             key=about("train"),
             max_selections=MOST_TRAINED,
             wrap=True,
