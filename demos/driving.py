@@ -16,7 +16,7 @@ from demos.drives.choice import Choice  # noqa: E402
 from demos.drives.live import live  # noqa: E402
 from demos.drives.setup import setup  # noqa: E402
 from demos.shared import jobs  # noqa: E402
-from demos.shared.words import guarded  # noqa: E402
+from demos.shared.words import escaped, guarded  # noqa: E402
 
 KEPT = 12  # drives that a session lists
 
@@ -67,9 +67,11 @@ def _drives(drives: list[Choice]) -> None:
             finished.append((choice, job.result))
             continue
         if job is None:
-            st.info(f"{choice.label}: was removed to make room. Press Drive to drive it again.")
+            st.info(
+                f"{escaped(choice.label)}: was removed to make room. Press Drive to drive it again."
+            )
             continue
-        st.markdown(f"**{choice.label}**")
+        st.markdown(f"**{escaped(choice.label)}**")
         if job.state in ("failed", "cancelled"):  # its button forgets it
             stopped.add(choice.key)
         jobs.watch(job)

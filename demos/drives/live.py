@@ -6,10 +6,11 @@ from contextlib import suppress
 
 import streamlit as st
 
+from apps.driving.evaluation.above import draw_above
 from apps.driving.evaluation.trace import Trace
 from core.errors import DataError
 from demos.drives.choice import Choice
-from demos.drives.pictures import above, strip
+from demos.drives.pictures import strip
 from demos.drives.running import trace_folder
 from demos.shared import jobs
 
@@ -37,7 +38,9 @@ def live(choice: Choice, job: jobs.Job) -> None:
         picture = strip(trace, -1, "rgb")
         if picture is not None:
             left.image(picture, alt="What the cameras see now", width="stretch")
-        right.image(above(trace, len(trace) - 1), alt="The car from above now", width="stretch")
+        right.image(
+            draw_above(trace, len(trace) - 1), alt="The car from above now", width="stretch"
+        )
 
 
 def _trace(choice: Choice) -> Trace | None:

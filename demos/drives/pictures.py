@@ -1,8 +1,8 @@
-"""Pictures of one moment of a traced drive: what the cameras saw, and the view from above."""
+"""What the cameras saw at one moment of a traced drive, and what of it the driver aimed for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,13 +44,6 @@ def taken(trace: Trace, index: int) -> Tick:
         if tick.pictures is not None:
             return tick
     return trace[index]
-
-
-def above(trace: Trace, index: int) -> Any:
-    """The view from above, as ``apps.driving.evaluation.above`` draws it."""
-    from apps.driving.evaluation.above import draw_above
-
-    return draw_above(trace, index)
 
 
 def _with_aims(picture: np.ndarray, trace: Trace, tick: Tick, width: int) -> np.ndarray:

@@ -49,14 +49,21 @@ def over_time(trace: Trace, now: float) -> go.Figure:
     for row, name, values, colour, dash, unit in lines:
         if not np.isfinite(values).any():
             continue
+        line = {"color": colour, "width": 1.6, "dash": dash}
+        # The legend gets a line of its own: the curve's invisible points, which a click selects,
+        # would be seen there.
+        figure.add_scatter(
+            x=[None], y=[None], mode="lines", line=line, name=name, legendgroup=name, row=row, col=1
+        )
         figure.add_scatter(
             x=time,
             y=values,
             name=name,
+            legendgroup=name,
+            showlegend=False,
             mode="lines+markers",
-            # invisible points: what a click can select
             marker={"size": 9, "opacity": 0},
-            line={"color": colour, "width": 1.6, "dash": dash},
+            line=line,
             hovertemplate=f"%{{y:.2f}} {unit}<extra>{name}</extra>",
             row=row,
             col=1,
@@ -135,7 +142,7 @@ def hazards(trace: Trace) -> list[tuple[float, float, str]]:
     return sorted(found)
 
 
-def on_the_ground(traces: Sequence[tuple[str, Trace]], height: int = 430) -> go.Figure:
+def on_the_ground(traces: Sequence[tuple[str, Trace]], height: int = 380) -> go.Figure:
     """The ways that several drives of one route took, with the places of their infractions."""
     import plotly.graph_objects as go
 
@@ -198,7 +205,7 @@ def on_the_ground(traces: Sequence[tuple[str, Trace]], height: int = 430) -> go.
     return figure
 
 
-def along_the_route(traces: Sequence[tuple[str, Trace]], height: int = 300) -> go.Figure:
+def along_the_route(traces: Sequence[tuple[str, Trace]], height: int = 380) -> go.Figure:
     """Speeds of several drives over the metres of their route."""
     import plotly.graph_objects as go
 
@@ -225,7 +232,7 @@ def along_the_route(traces: Sequence[tuple[str, Trace]], height: int = 300) -> g
         xaxis_title="metres along the route",
         yaxis_title="km/h",
         dragmode="pan",
-        legend={"orientation": "h", "y": -0.3, "x": 0},
+        legend={"orientation": "h", "y": -0.2, "x": 0},
     )
     return figure
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from apps.driving.evaluation.above import draw_above
 from demos.drives import plots
-from demos.drives.pictures import STRIPS, above, strip
+from demos.drives.pictures import STRIPS, strip
+from demos.shared.words import escaped
 
 if TYPE_CHECKING:
     from apps.driving.evaluation.trace import Tick, Trace
@@ -102,7 +104,10 @@ def _controls(
     with st.container(horizontal=True):
         for number, one in enumerate(found):
             st.button(
-                plots.summary(one), key=f"infraction-{number}-{at}", on_click=go, args=(one.time,)
+                escaped(plots.summary(one)),
+                key=f"infraction-{number}-{at}",
+                on_click=go,
+                args=(one.time,),
             )
 
 
@@ -126,6 +131,12 @@ def _facts(trace: Trace, tick: Tick) -> None:
     if tick.interventions:
         said.append(f"**overruled: {', '.join(tick.interventions)}**")
     st.markdown("  ·  ".join(said))
+    if tick.parts:
+        blended = "; ".join(
+            f"{name}: throttle {throttle:.2f}, steering {steer:+.2f}, brake {brake:.2f}"
+            for name, (throttle, steer, brake) in tick.parts.items()
+        )
+        st.caption(f"Decided from  {escaped(blended)}")
 
 
 def _views(trace: Trace, index: int, key: str) -> None:
@@ -143,7 +154,7 @@ def _views(trace: Trace, index: int, key: str) -> None:
                 st.image(picture, caption=title, alt=f"{alt}, {chosen}", width="stretch")
     with right:
         st.image(
-            above(trace, index),
+            draw_above(trace, index),
             caption="From above: the roads, the route, the points the driver aims for, "
             "who is near, and infractions so far",
             alt=f"Bird's-eye view at {trace[index].time:.1f} seconds",

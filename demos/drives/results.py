@@ -20,7 +20,7 @@ from demos.drives import exports, plots
 from demos.drives.choice import Choice
 from demos.drives.replay import replay
 from demos.drives.running import trace_folder
-from demos.shared.words import guarded
+from demos.shared.words import escaped, guarded
 
 FORMULAE = (
     "The Leaderboard's formula since 2.1: completion divided by one plus the coefficients of all "
@@ -81,7 +81,7 @@ def _scores(row: dict[str, Any]) -> None:
     status = str(row["status"])
     said = f"How it ended: **{status}**."
     if row["error"]:
-        said += f" {row['error']}"
+        said += f" {escaped(row['error'])}"
     if row["interventions"]:
         listed = ", ".join(f"{name} {count}" for name, count in row["interventions"].items())
         said += f" Decisions that the supervisor changed: {listed}."
@@ -127,7 +127,7 @@ def compare(drives: Sequence[tuple[Choice, Path]]) -> None:
         quiet = {"displayModeBar": False, "scrollZoom": False}
         left, right = st.columns(2, gap="large")
         with left:
-            st.markdown(f"Ways taken: {place}")
+            st.markdown(f"Ways taken: {escaped(place)}")
             st.plotly_chart(
                 plots.on_the_ground(traces),
                 config=quiet,

@@ -57,11 +57,11 @@ def trace_folder(choice: Choice) -> Path | None:
 
 
 def drive_choice(choice: Choice, folder: Path, progress: Progress) -> Path:
-    """Drive a choice into ``folder``; the folder of results that ``apps.driving.drive`` wrote.
+    """Drive a choice into ``folder``; the folder of results that ``drive`` wrote.
 
     Raises what ``drive`` raises, and for a route that cannot be drawn.
     """
-    from apps.driving import drive
+    from apps.driving.evaluation.runner import drive
 
     spec = route_of(choice, progress)
     weather = "varied" if choice.weather == DRAWN_WEATHER else "routes"

@@ -140,7 +140,7 @@ def _town(kind: str) -> str | None:
 def _given(label: str, suffixes: tuple[str, ...], key: str) -> Path | None:
     """A file from the person, kept; None until there is one that will do."""
     given = st.file_uploader(
-        f"{label}, up to {LIMIT_MB:g} MB", key=f"drives-{key}", max_upload_size=int(LIMIT_MB)
+        f"{label}, up to {LIMIT_MB:g} MB", key=f"drives-own-{key}", max_upload_size=int(LIMIT_MB)
     )
     if given is None:
         st.info("Choose a file, or go back to the built-in ones above.")
