@@ -17,6 +17,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from apps.medical.data.volume import Volume  # noqa: E402
+from apps.medical.store import read_spec  # noqa: E402
 from demos.segmenting import (  # noqa: E402
     choices,
     correcting,
@@ -32,7 +33,7 @@ from demos.segmenting.runs import Outcome, Run  # noqa: E402
 from demos.segmenting.shown import Shown, shown  # noqa: E402
 from demos.shared import jobs  # noqa: E402
 from demos.shared.keys import key_of  # noqa: E402
-from demos.shared.words import DISCLAIMER, guarded  # noqa: E402
+from demos.shared.words import DISCLAIMER, escaped, guarded  # noqa: E402
 
 VIEWS = ("View", "Before and after", "Volumes", "Compare", "Correct", "Export")
 
@@ -66,27 +67,32 @@ def _work(image: Image, volume: Volume, reference: Volume | None) -> None:
     done: list[Run] = st.session_state.setdefault(f"runs/{image.key}", [])
     if st.button("Segment", type="primary", disabled=not wanted):
         for run in wanted:
-            runs.begin(image, run)
+            runs.again(image, run)
             if run not in done:
                 done.append(run)
             st.session_state["asked for"] = run.title
-    outcomes = [one for run in done if (one := _outcome(image, run, done)) is not None]
+    outcomes = [one for run in done if (one := _outcome(image, run)) is not None]
     if outcomes:
         _results(volume, reference, [shown(one, volume) for one in outcomes])
-    elif not jobs.busy() or not done:
+    elif not done:
         st.subheader("The image")
-        looking.alone(volume, reference, image.key)
+        looking.alone(volume, reference, _names(wanted), image.key)
 
 
-def _outcome(image: Image, run: Run, done: list[Run]) -> Outcome | None:
+def _names(wanted: list[Run]) -> dict[int, str]:
+    """What the models chosen call their labels, as far as they agree on it."""
+    found: dict[int, str] = {}
+    for run in wanted:
+        for label, name in read_spec(run.model).labels.items():
+            if found.setdefault(label, name) != name:
+                return {}
+    return found
+
+
+def _outcome(image: Image, run: Run) -> Outcome | None:
     """What came of a run, or its bars meanwhile."""
-    key = run.key(image)
-    job = jobs.find(key)
-    if job is None:  # removed to make room for others
-        done.remove(run)
-        st.info(f"The result of {run.title} was removed to make room; segment again to have it.")
-        return None
-    return runs.outcome(key, run) if jobs.watch(job) else None
+    job = runs.submit(image, run)
+    return runs.outcome(job, run) if jobs.watch(job) else None
 
 
 def _results(volume: Volume, reference: Volume | None, found: list[Shown]) -> None:
@@ -104,7 +110,7 @@ def _results(volume: Volume, reference: Volume | None, found: list[Shown]) -> No
         f"{outcome.run.title}, {outcome.seconds:.1f} s. Automatic; a person has to check it."
     )
     for text in outcome.warnings:
-        st.warning(text)
+        st.warning(escaped(text))
     view = st.segmented_control("Show", VIEWS, default=VIEWS[0], required=True, key="view")
     if view == "View":
         looking.view(volume, now, reference)

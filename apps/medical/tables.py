@@ -37,8 +37,8 @@ def volume_rows(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
         row |= _intensities(entry["mean_intensity"])
         for key, title in (
             ("confidence", "confidence"),
-            ("expected_dice", "expected dice"),
-            ("dice_at_least", "dice at least"),
+            ("expected_dice", "expected Dice"),
+            ("dice_at_least", "Dice at least"),
         ):
             if key in known:
                 row[title] = entry.get(key)

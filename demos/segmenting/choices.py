@@ -43,8 +43,8 @@ def choose(image: Image, volume: Volume) -> list[Run]:
         patient = IN_SERIES
         if image.series or getattr(volume.store, "series", None) is not None:
             patient = st.radio(
-                "The patient in DICOM files and the report", list(PATIENTS),
-                format_func=PATIENTS.__getitem__, key="patient",
+                "The patient in DICOM files and the report", list(PATIENTS), key="patient",
+                captions=list(PATIENTS.values()),
             )  # fmt: skip
         own = st.text_input(
             "Folder of a model you trained", key="own model", placeholder="runs/medical/mine",

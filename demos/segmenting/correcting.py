@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import streamlit as st
 
 from apps.medical.data.volume import Volume
@@ -72,13 +74,11 @@ def _parts(now: Shown) -> None:
         st.caption("Nothing is segmented.")
         return
     names = _named(found, now)
-    chosen = st.multiselect(
-        "Parts to remove", list(names), format_func=names.__getitem__, key=f"parts-{now.key}"
-    )
+    chosen = st.multiselect("Parts to remove", list(names), key=f"parts-{now.key}")
     if st.button("Remove these", disabled=not chosen, key=f"drop-{now.key}"):
         edits = now.edits
-        for number in chosen:
-            step = component_at(now.labels, found[number].at, instances=now.outcome.instances)
+        for name in chosen:
+            step = component_at(now.labels, names[name].at, instances=now.outcome.instances)
             edits = edits.then(step)
         keep_edits(now.outcome.key, edits)
         st.rerun()
@@ -89,20 +89,20 @@ def _components(key: str, _now: Shown) -> list[Component]:
     return components(_now.labels, _now.voxel, instances=_now.outcome.instances)
 
 
-def _named(found: list[Component], now: Shown) -> dict[int, str]:
-    """``posterior, part 2 of 2: 0.012 mL`` by the number in the list."""
+def _named(found: list[Component], now: Shown) -> dict[str, Component]:
+    """The components by what to call them: ``posterior, part 2 of 2: 0.012 mL``."""
     unit = SHORT.get(now.unit, now.unit)
-    many = {part.label: sum(p.label == part.label for p in found) for part in found}
-    count: dict[int, int] = {}
+    many = Counter(part.label for part in found)
+    count: Counter[int] = Counter()
     names = {}
-    for number, part in enumerate(found):
-        count[part.label] = count.get(part.label, 0) + 1
+    for part in found:
+        count[part.label] += 1
         if now.outcome.instances:
             name = f"object {part.label}"
         else:
             name = now.outcome.names.get(part.label, f"label {part.label}")
             name += f", part {count[part.label]} of {many[part.label]}"
-        names[number] = f"{name}: {part.size:.3g} {unit}"
+        names[f"{name}: {part.size:.3g} {unit}"] = part
     return names
 
 

@@ -13,7 +13,7 @@ from apps.medical.intake import fit, image_facts
 from apps.medical.store import ModelSpec
 from core.errors import DataError
 from demos.segmenting.images import Image
-from demos.shared.words import sentence
+from demos.shared.words import escaped, sentence
 
 # Larger images are brought onto a model's grid once only, when they are segmented.
 MOST_CHECKED = 2**25
@@ -35,18 +35,22 @@ def draw(image: Image, volume: Volume) -> None:
     """The header panel: facts, and what the reader of the file had to decide."""
     st.html(definitions(facts(image, volume)))
     for note in volume.notes.values():
-        st.info(f"{note[:1].upper()}{note[1:]}.")
+        st.info(escaped(f"{note[:1].upper()}{note[1:]}."))
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> str:
     """Pairs as a definition list that fits any width."""
     rows = "".join(
-        '<div style="flex:1 1 9rem;min-width:8rem">'
-        f'<dt style="font-size:.8rem;opacity:.7">{escape(name)}</dt>'
-        f'<dd style="margin:0;font-weight:600;overflow-wrap:anywhere">{escape(text)}</dd></div>'
+        f'<div><dt style="font-size:.8rem;opacity:.75;margin:0;padding:0">{escape(name)}</dt>'
+        '<dd style="margin:0;padding:0;font-weight:600;overflow-wrap:anywhere">'
+        f"{escape(text)}</dd></div>"
         for name, text in pairs
     )
-    return f'<dl style="display:flex;flex-wrap:wrap;gap:.7rem 1.4rem;margin:0">{rows}</dl>'
+    columns = "repeat(auto-fill,minmax(9rem,1fr))"
+    return (
+        f'<dl style="display:grid;grid-template-columns:{columns};gap:.7rem 1.2rem;margin:0;'
+        f'padding:0">{rows}</dl>'
+    )
 
 
 def takes(spec: ModelSpec, volume: Volume) -> bool:
@@ -69,12 +73,14 @@ def check(image: Image, name: str, spec: ModelSpec, volume: Volume, repair: bool
     key = f"{image.key}/{spec.name}/{spec.plan.fingerprint}/{repair}"
     refusal, unlike = _checked(key, volume, spec, repair)
     if refusal:
-        st.error(f"{name}: {refusal}")
+        st.error(escaped(f"{name}: {refusal}"))
     elif unlike:
-        lines = "\n".join(f"- {text}" for text in unlike)
-        st.warning(f"**{name}** was not trained on such images:\n{lines}")
+        lines = "\n".join(f"- {escaped(text)}" for text in unlike)
+        st.warning(f"**{escaped(name)}** was not trained on such images:\n{lines}")
     else:
-        st.caption(f"{name}: kind, voxels, field of view and intensities are like the training's.")
+        st.caption(
+            f"{escaped(name)}: kind, voxels, field of view and intensities are like the training's."
+        )
     return not refusal
 
 

@@ -15,7 +15,7 @@ from core.errors import DataError, UsageError
 from core.shipped import ROOT
 from demos.shared import uploads
 from demos.shared.keys import key_of
-from demos.shared.words import guarded
+from demos.shared.words import escaped, guarded
 from demos.shared.workspace import on_removal, workspace
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def choose() -> Image | None:
         if not known:
             st.info("This installation has no samples; take an image of your own.")
             return None
-        sample = st.selectbox("Sample", known, format_func=lambda one: one.title, key="sample")
+        titles = [one.title for one in known]
+        sample = known[titles.index(st.selectbox("Sample", titles, key="sample"))]
         return Image(sample.path, sample.title, (sample.path,), reference=sample.reference)
     given = st.file_uploader(
         "Image, or a DICOM study",
@@ -142,7 +143,7 @@ def _series(image: Image) -> Image | None:
     if refused:
         with st.expander(f"{len(refused)} of {len(found)} series cannot be segmented"):
             for info in refused:
-                st.write(f"{_plain(_titled(info))}: {_plain(info.refusal)}")
+                st.write(f"{escaped(_titled(info))}: {escaped(info.refusal)}")
     if not usable:
         raise DataError(
             f"{image.title}: no series in it can be segmented"
@@ -245,8 +246,3 @@ def reference_of(key: str, _image: Image) -> Volume:
 
 def _unchosen(image: Image) -> Image:
     return Image(image.path, image.title, image.content)
-
-
-def _plain(text: str) -> str:
-    """``text`` with what Markdown would read as a sign."""
-    return "".join("\\" + c if c in "\\`*_{}[]()#+-.!|<>~:$" else c for c in text)

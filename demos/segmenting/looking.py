@@ -15,10 +15,13 @@ from demos.shared.keys import key_of
 from demos.viewer import Layers
 
 
-def alone(volume: Volume, reference: Volume | None, key: str) -> None:
-    """The viewer of an image that has not been segmented."""
-    objects = reference is not None and not volume.physical
-    viewer.show(volume, Layers(reference=_labels(reference), instances=objects), f"{key}-alone")
+def alone(volume: Volume, reference: Volume | None, names: Mapping[int, str], key: str) -> None:
+    """The viewer of an image that has not been segmented; ``names`` are those of the models chosen."""
+    known = {label: name for label, name in names.items() if label}
+    if reference is not None and not set(np.unique(reference.array).tolist()) - {0} <= set(known):
+        known = {}  # other structures, or numbered objects
+    layers = Layers(reference=_labels(reference), names=known)
+    viewer.show(volume, layers, f"{key}-alone")
 
 
 def layers(now: Shown, reference: Volume | None) -> Layers:
@@ -72,5 +75,6 @@ def _planes(
         _now.outcome.uncertainty,
         others=_rows,
         instances=_now.outcome.instances,
+        tallest=2.4 * (len(_rows) + 3) + 0.6,  # a page scrolls
     )
     return picture.png, picture.caption

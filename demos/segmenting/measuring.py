@@ -15,7 +15,7 @@ from apps.medical.metrics import overlap
 from apps.medical.tables import volume_rows
 from core.errors import DataError
 from demos.segmenting.shown import Shown
-from demos.shared.words import sentence
+from demos.shared.words import escaped, sentence
 
 # Below this confidence (mean probability of the voxels that got the label) a person should look.
 LOW_CONFIDENCE = 0.75
@@ -54,7 +54,7 @@ def volumes(now: Shown, reference: Volume | None) -> None:
             alt=f"Dice, HD95 and surface Dice of each structure in {now.title}",
         )
     except DataError as error:
-        st.warning(sentence(error))
+        st.warning(escaped(sentence(error)))
         return
     unit = "mm" if reference.physical else "px"
     st.caption(
@@ -148,8 +148,11 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     columns["HD95"] = number(format="%.2f")
     columns["Dice with the first"] = number(format="%.3f")
     for title in (key for row in rows for key in row):
-        if title in ("confidence", "expected dice", "dice at least"):
+        if title in ("confidence", "expected Dice", "Dice at least"):
             columns[title] = number(format="%.2f")
-        elif title.startswith(("mL", "mm2", "mean", "median")):
-            columns[title] = number(format="%.4g" if title.startswith("m") else "%d")
+        elif title.startswith("mL"):
+            largest = max((row.get(title) or 0 for row in rows), default=0)
+            columns[title] = number(format="%.1f" if largest >= 100 else "%.3f")
+        elif title.startswith(("mm2", "mean", "median")):
+            columns[title] = number(format="%.4g")
     return columns

@@ -31,11 +31,11 @@ WAYS = {
     FAST: "windows overlap by a quarter, of an ensemble the first network",
     MIRRORED: "averaged over mirrored copies, slower",
 }
-IN_SERIES, NAMED, REMOVED = "kept", "named", "removed"
+IN_SERIES, NAMED, REMOVED = "In DICOM files", "In the report, too", "Removed"
 PATIENTS = {
-    IN_SERIES: "as in the series; not named in the report",
-    NAMED: "as in the series; named in the report, too",
-    REMOVED: "removed from what is made",
+    IN_SERIES: "the mask belongs to the study it was made of; the report names nobody",
+    NAMED: "the report says whose image it is",
+    REMOVED: "nothing that is made says whose image it was",
 }
 # Probabilities of all classes are kept in memory and on disk: up to this many numbers.
 MOST_PROBABILITIES = 2**25
@@ -104,16 +104,19 @@ def models() -> dict[str, ModelSpec]:
     return found
 
 
-def begin(image: Image, run: Run) -> str:
-    """Queue the run, if it was not done before; returns its key."""
-    key = run.key(image)
-    job = jobs.find(key)
+def again(image: Image, run: Run) -> None:
+    """Let a run that failed or was cancelled be done anew."""
+    job = jobs.find(run.key(image))
     if job is not None and job.state in ("failed", "cancelled"):
-        jobs.forget(key)  # a person asked again
-    jobs.submit(
+        jobs.forget(job.key)
+
+
+def submit(image: Image, run: Run) -> jobs.Job:
+    """The job of a run: the one that is there, or a new one, also where its result had to go."""
+    key = run.key(image)
+    return jobs.submit(
         key, f"Segmenting with {run.title}", lambda progress: _segment(image, run, key, progress)
     )
-    return key
 
 
 def _segment(image: Image, run: Run, key: str, progress: Progress) -> CaseResult:
@@ -150,12 +153,9 @@ def _model(folder: str, content: str) -> Model:
     return load_model(folder, pick_device("auto"))
 
 
-def outcome(key: str, run: Run) -> Outcome | None:
-    """What came of a finished run, or None where it is not there (any more)."""
-    job = jobs.find(key)
-    if job is None or job.state != "done":
-        return None
-    return _loaded(key, run, job.result)
+def outcome(job: jobs.Job, run: Run) -> Outcome:
+    """What came of a run whose job is done."""
+    return _loaded(job.key, run, job.result)
 
 
 @st.cache_resource(max_entries=6, show_spinner="Reading the result ...")

@@ -45,10 +45,12 @@ def plane_pictures(
     *,
     others: Mapping[str, np.ndarray] | None = None,
     instances: bool = False,
+    tallest: float = TALLEST,
 ) -> Picture:
     """Each plane three times: the image alone, with the segmentation, with the uncertainty.
 
-    ``others`` are more label maps (*S) to show between the last two, by what to call them.
+    ``others`` are more label maps (*S) to show between the last two, by what to call them;
+    ``tallest`` is the height in inches that the picture may have.
     """
     cuts = planes(image, labels)
     rows: list[tuple[str, list[Plane]]] = [
@@ -75,7 +77,7 @@ def plane_pictures(
         wide = sum(p.labels.shape[1] * p.edges[1] for p in grid[0])
         tall = max(p.labels.shape[0] * p.edges[0] for p in grid[0])
         room = WIDTH - left - 0.1 - gap * (len(grid[0]) - 1) - side
-        high = TALLEST - top - bottom - gap * (len(grid) - 1)
+        high = tallest - top - bottom - gap * (len(grid) - 1)
         return min(room / wide, high / len(grid) / tall)
 
     grid = [row for _, row in rows]

@@ -29,8 +29,8 @@ def test_every_row_has_the_same_columns() -> None:
     assert list(front) == list(back)
     assert front == {
         "structure": "front", "label": 2, "voxels": 10, "mL": 1.5, "mL from": 1.0, "mL to": 2.0,
-        "mean intensity 1": 3.0, "mean intensity 2": None, "confidence": 0.9, "expected dice": 0.8,
-        "dice at least": None,
+        "mean intensity 1": 3.0, "mean intensity 2": None, "confidence": 0.9, "expected Dice": 0.8,
+        "Dice at least": None,
     }  # fmt: skip
     assert back["mL from"] is None
 
