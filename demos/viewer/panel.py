@@ -19,6 +19,7 @@ from demos.viewer.paint import Style, heat_colours
 from demos.viewer.scene import AXIAL, CORONAL, NAMES, SAGITTAL, Crosshair, Layers, Position, Scene
 
 OWN = "Own"  # the window that the sliders say
+ZOOM = 8.0  # times
 MANY = 12  # structures: above, the legend is a list to pick from
 LETTERS = {AXIAL: ("I", "S"), CORONAL: ("P", "A"), SAGITTAL: ("L", "R")}
 
@@ -81,7 +82,7 @@ def _fragment(scene: Scene, key: str, under: Under | None) -> None:
     with slices:
         above, middle, words, below = (st.container() for _ in range(4))
         with above:
-            axes, radiological = _view(state)
+            axes, radiological, zoom = _view(state)
         with below:
             first, second, third = st.columns(3, gap="medium")
             with first:
@@ -98,7 +99,9 @@ def _fragment(scene: Scene, key: str, under: Under | None) -> None:
     position = state.position
     at = scene.describe(position)
     cuts = [
-        scene.cut(axis, position[axis], window.limits, channel=channel, radiological=radiological)
+        scene.cut(
+            axis, position[axis], window.limits, channel=channel, radiological=radiological
+        ).zoomed(zoom, position, scene.size)
         for axis in axes
     ]
     with middle:
@@ -134,26 +137,30 @@ def accepted(sent: Any, rank: int) -> tuple[Position, int] | None:
     return (at, seq) if len(at) == rank and 0 <= seq < 2**53 else None
 
 
-def _view(state: _State) -> tuple[tuple[int, ...], bool]:
-    """Which planes, and from which side."""
-    scene = state.scene
-    if scene.flat:
-        return scene.axes, True
-    left, right = st.columns(2, vertical_alignment="bottom")
-    axes = scene.axes
-    if len(axes) > 1:
-        options = {"All planes": axes} | {NAMES[axis]: (axis,) for axis in axes}
-        picked = left.segmented_control(
-            "Planes", list(options), default="All planes", key=state.name("axes")
-        )
-        axes = options.get(picked or "All planes", axes)
-    radiological = right.toggle(
-        "Radiological convention",
-        value=True,
-        key=state.name("radiological"),
-        help="The patient's right is on the left of the picture, as if you faced the patient.",
-    )
-    return axes, radiological
+def _view(state: _State) -> tuple[tuple[int, ...], bool, float]:
+    """Which planes, from which side, how much enlarged."""
+    scene, axes, radiological = state.scene, state.scene.axes, True
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        if len(axes) > 1:
+            options = {"All planes": axes} | {NAMES[axis]: (axis,) for axis in axes}
+            picked = st.segmented_control(
+                "Planes", list(options), default="All planes", key=state.name("axes"),
+                help="Click a plane to move the crosshair there. Then the arrow keys move it, Page Up, "
+                "Page Down and the wheel change the slice; with Shift in steps of ten.",
+            )  # fmt: skip
+            axes = options.get(picked or "All planes", axes)
+        zoom = st.slider(
+            "Zoom around the crosshair", 1.0, ZOOM, 1.0, 0.5, format="%.1f×",
+            key=state.name("zoom"), width=220,
+        )  # fmt: skip
+        if not scene.flat:
+            radiological = st.toggle(
+                "Radiological convention",
+                value=True,
+                key=state.name("radiological"),
+                help="The patient's right is on the left of the picture, as if you faced the patient.",
+            )
+    return axes, radiological, zoom
 
 
 def _sliders(state: _State) -> None:

@@ -1,6 +1,7 @@
 // Three linked planes. The server draws the pictures; here are the crosshair, the pointer and the keys.
 //
 // data: { planes: [{ axis, name, title, alt, jpeg, across, up, mirrored: [bool, bool],
+//                    first: [column, row], count: [columns, rows],
 //                    letters: [left, right, top, bottom] | null, wide, share, stacked, tallest,
 //                    bar: { share, text } }],
 //         size: [n, ...], at: [n, ...], seq, id }
@@ -86,7 +87,7 @@ function create(root) {
         const axis = side ? plane.up : plane.across;
         const n = viewer.data.size[axis];
         const index = plane.mirrored[side] ? n - 1 - viewer.at[axis] : viewer.at[axis];
-        return (index + 0.5) / n;
+        return (index - plane.first[side] + 0.5) / plane.count[side];
       });
       viewer.figures[i].down.style.left = 100 * u + "%";
       viewer.figures[i].along.style.top = 100 * v + "%";
@@ -127,7 +128,8 @@ function create(root) {
       [[plane.across, (event.clientX - box.left) / box.width],
        [plane.up, (event.clientY - box.top) / box.height]].forEach(([axis, f], side) => {
         const n = viewer.data.size[axis];
-        const index = Math.min(Math.max(Math.floor(f * n), 0), n - 1);
+        const seen = Math.min(Math.max(Math.floor(f * plane.count[side]), 0), plane.count[side] - 1);
+        const index = plane.first[side] + seen;
         at[axis] = plane.mirrored[side] ? n - 1 - index : index;
       });
       move(at);

@@ -66,6 +66,8 @@ def described(
             "across": cut.across,
             "up": cut.up,
             "mirrored": list(cut.mirrored),
+            "first": list(cut.first),
+            "count": list(cut.plane.labels.shape[::-1]),
             "letters": list(cut.letters) if cut.letters else None,
             # Widths in proportion to millimetres: one scale for all planes.
             "wide": width / height,

@@ -8,6 +8,7 @@ reads is the voxel, and millimetres where the file has them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -74,8 +75,8 @@ class Crosshair:
 class Cut:
     """One plane ready to paint. Arrays (rows, columns); ``image`` in 0..1, perhaps RGB.
 
-    Column c shows the view's index c along ``across``, counted from the end where ``mirrored[0]``;
-    rows likewise along ``up``.
+    Column c shows the view's index ``first[0]`` + c along ``across``, counted from the end where
+    ``mirrored[0]``; rows likewise along ``up``.
     """
 
     axis: int
@@ -85,11 +86,39 @@ class Cut:
     across: int
     up: int
     mirrored: tuple[bool, bool]
+    first: tuple[int, int] = (0, 0)
 
     @property
     def letters(self) -> tuple[str, str, str, str] | None:
         """Left, right, top, bottom."""
         return self.plane.letters
+
+    def zoomed(self, zoom: float, around: Position, size: Position) -> Cut:
+        """The part of the plane near a position that is ``zoom`` times smaller, along both sides.
+
+        It moves on in steps of half its length, so that it stands still while the crosshair is near
+        its middle.
+        """
+        if zoom <= 1:
+            return self
+        spans: list[slice] = []
+        for along, mirrored in zip((self.across, self.up), self.mirrored):
+            n = size[along]
+            count = max(1, min(n, math.ceil(n / zoom)))
+            p = n - 1 - around[along] if mirrored else around[along]
+            step = max(1, count // 2)
+            start = (p - count // 4) // step * step
+            start = min(max(start, 0), n - count)
+            spans.append(slice(start, start + count))
+        part = (spans[1], spans[0])
+        plane = replace(self.plane, image=self.plane.image[part], labels=self.plane.labels[part])
+        return replace(
+            self,
+            plane=plane,
+            reference=None if self.reference is None else self.reference[part],
+            uncertainty=None if self.uncertainty is None else self.uncertainty[part],
+            first=(spans[0].start, spans[1].start),
+        )
 
 
 class Scene:

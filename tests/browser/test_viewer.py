@@ -207,6 +207,31 @@ def expect_value(field: Locator, value: str) -> None:
     expect(field).to_have_value(value, timeout=PATIENCE)
 
 
+def test_zoomed_in_a_click_still_hits(page: Page, view: Callable, shoot: Callable) -> None:
+    view(page)
+    page.get_by_role("slider", name=re.compile("^Zoom")).focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    frame(page, "axial").locator(".length", has_text="2 mm").wait_for()
+    shoot(page, "zoomed")
+    # Beside the crosshair by one voxel to the patient's left: 9 columns are seen.
+    line = frame(page, "axial").locator(".line.down").bounding_box()
+    box = frame(page, "axial").bounding_box()
+    assert line is not None
+    assert box is not None
+    u = (line["x"] - box["x"]) / box["width"] + 1 / 9
+    click(page, "axial", u, 0.5)
+    read(page, "voxel 13, ")
+    # One more step does not move the part that is seen, so that dragging does not run away.
+    before = frame(page, "axial").locator(".line.down").bounding_box()
+    page.keyboard.press("ArrowLeft")
+    read(page, "voxel 14, ")
+    after = frame(page, "axial").locator(".line.down").bounding_box()
+    assert before is not None
+    assert after is not None
+    assert before["x"] - after["x"] == pytest.approx(box["width"] / 9, abs=2)
+
+
 def test_on_a_telephone(narrow: Page, view: Callable) -> None:
     view(narrow)
     boxes = [frame(narrow, plane).bounding_box() for plane in ("axial", "coronal", "sagittal")]

@@ -7,6 +7,9 @@ import gzip
 import io
 import itertools
 import json
+import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +87,42 @@ def test_what_is_clicked_is_what_is_drawn_there(codes: str) -> None:
             assert shown[side] == index
         assert cut.reference is not None
         np.testing.assert_array_equal(cut.reference, cut.plane.labels * 2)
+
+
+@pytest.mark.parametrize("zoom", [1.5, 2, 3.7, 8, 100])
+@pytest.mark.parametrize("radiological", [True, False])
+def test_a_zoomed_plane_holds_the_crosshair_and_knows_where(
+    zoom: float, radiological: bool
+) -> None:
+    grid = oriented("LAS", (13, 29, 8))
+    for at in [(0, 0, 0), (12, 28, 7), (5, 14, 3), (7, 3, 6)]:
+        labels = np.zeros(grid.shape, np.uint8)
+        labels[at] = 1
+        scene = Scene(grid, Layers(labels=labels, names={1: "spot"}, uncertainty=labels * 1.0))
+        position = scene.start()
+        for axis in scene.axes:
+            whole = scene.cut(axis, position[axis], (0, 1), radiological=radiological)
+            cut = whole.zoomed(zoom, position, scene.size)
+            rows, columns = cut.plane.labels.shape
+            assert (columns, rows) == tuple(
+                max(1, math.ceil(scene.size[a] / zoom)) for a in (cut.across, cut.up)
+            )
+            [[row, column]] = np.argwhere(cut.plane.labels)
+            [[whole_row, whole_column]] = np.argwhere(whole.plane.labels)
+            assert (whole_column, whole_row) == (column + cut.first[0], row + cut.first[1])
+            assert cut.uncertainty is not None
+            np.testing.assert_array_equal(cut.uncertainty, cut.plane.labels)
+            assert cut.plane.image.shape == cut.plane.labels.shape
+
+
+def test_a_zoomed_plane_stands_still_for_small_steps() -> None:
+    scene = Scene(volume(np.zeros((100, 100, 2)), np.eye(4)), Layers())
+    starts = []
+    for x in range(100):
+        cut = scene.cut(AXIAL, 0, (0, 1)).zoomed(4, (x, 50, 0), scene.size)
+        assert 0 <= 99 - x - cut.first[0] < 25
+        starts.append(cut.first[0])
+    assert 6 <= len(set(starts)) <= 9  # not with every step
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SLA"])
@@ -415,6 +454,18 @@ def test_one_plane_alone(open_viewer: Callable) -> None:
     assert max(shown(app).shape) == LONGEST
 
 
+def test_zoom_enlarges_around_the_crosshair(open_viewer: Callable) -> None:
+    app = open_viewer()
+    before = sent(app)["planes"][0]
+    app.slider(key="viewer/hippocampus/zoom").set_value(4.0).run()
+    after = sent(app)["planes"][0]
+    assert not app.exception
+    assert (before["count"], before["first"]) == ([34, 52], [0, 0])
+    assert after["count"] == [9, 13]
+    assert after["wide"] == pytest.approx(before["wide"], rel=0.1)
+    assert after["first"][0] <= 33 - 14 < after["first"][0] + 9
+
+
 def test_a_mask_of_another_image_is_a_sentence(open_viewer: Callable) -> None:
     app = open_viewer("wrong")
     assert not app.exception
@@ -459,3 +510,15 @@ def test_many_structures_and_channels(open_viewer: Callable) -> None:
     legend = app.multiselect[0]
     legend.set_value([1]).run()
     assert not app.exception
+
+
+def test_importing_it_imports_neither_torch_nor_monai() -> None:
+    code = "import demos.viewer, sys; print(sorted({'torch', 'monai', 'matplotlib'} & set(sys.modules)))"
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PAGE.parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert out.stdout.strip() == "[]"
