@@ -1,4 +1,4 @@
-"""Writes a drive's trace as it goes on (``trace`` describes and reads it).
+"""Writes a drive's trace as it goes on (``trace_format`` describes it, ``trace`` reads it).
 
 What is not a driver's own comes from CARLA's client: who is near from each tick's snapshot, the roads
 around the route from the map. Pillow is imported when a trace is begun.
@@ -15,16 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.driving.evaluation.palette import PALETTE
-from apps.driving.evaluation.trace import (
-    FORMAT,
-    META,
-    PICTURES,
-    RESULT,
-    TICKS,
-    VERSION,
-    clear,
-    picture_name,
-)
+from apps.driving.evaluation.trace import clear, picture_name
+from apps.driving.evaluation.trace_format import FORMAT, META, PICTURES, RESULT, TICKS, VERSION
+from apps.driving.evaluation.trace_roads import crosswalks_around, lanes_around
 from core.errors import ResourceError, need
 from core.files import plain, write_json
 
@@ -36,12 +29,10 @@ if TYPE_CHECKING:
 
 PICTURES_HZ = 5.0
 FEWER_AFTER = 1000  # pictures of each kind; then half as many come, and again after as many
-AROUND_M = 60.0  # of the route: what is known of the roads
 NEAR_M = 60.0  # of the car: neighbours and lights
 LISTED_S = (
     1.0  # between two looks at who is in the world; those known are followed at every decision
 )
-LANE_STEP_M = 2.0
 QUALITY = 80  # of JPEG
 
 
@@ -128,7 +119,7 @@ class TraceWriter:
                 for light, lines in criteria.lights
             ],
             "stops": _rounded(criteria.stops),
-            "crosswalks": _crosswalks(drive.map, plan.xy),
+            "crosswalks": crosswalks_around(drive.map, plan.xy),
         }
 
     # --- a decision
@@ -227,68 +218,6 @@ class TraceWriter:
         if self._pictures % FEWER_AFTER == 0:
             self._every *= 2
         return number
-
-
-def lanes_around(town: carla.Map, route: np.ndarray) -> list[dict[str, Any]]:
-    """Driving lanes within ``AROUND_M`` of the route (n, 2), as ``meta.json`` has them."""
-    pieces: dict[tuple[int, int, int], list[Any]] = {}
-    waypoints = town.generate_waypoints(LANE_STEP_M)
-    at = np.array([(w.transform.location.x, w.transform.location.y) for w in waypoints])
-    for waypoint in (w for w, near in zip(waypoints, _near(at, route)) if near):
-        key = waypoint.road_id, waypoint.section_id, waypoint.lane_id
-        pieces.setdefault(key, []).append(waypoint)
-    found = []
-    for piece in pieces.values():
-        piece.sort(key=lambda waypoint: waypoint.s)
-        run: list[Any] = []
-        for waypoint in [*piece, None]:
-            # what lies too far from the route is missing in between
-            if run and (waypoint is None or waypoint.s - run[-1].s > 2 * LANE_STEP_M):
-                found.append(_lane(run))
-                run = []
-            run.append(waypoint)
-    return found
-
-
-def _lane(run: list[Any]) -> dict[str, Any]:
-    """A lane through waypoints in order, half a step on at both ends so that pieces meet."""
-    points = np.array([(w.transform.location.x, w.transform.location.y) for w in run])
-    way = [w.transform.get_forward_vector() for w in (run[0], run[-1])]
-    ends = LANE_STEP_M / 2 * np.array([(v.x, v.y) for v in way])
-    if run[0].lane_id > 0:  # its s grows against the traffic
-        ends = -ends
-    points = np.concatenate([[points[0] - ends[0]], points, [points[-1] + ends[1]]])
-    return {
-        "points": points.round(2),
-        "width": round(float(np.median([w.lane_width for w in run])), 2),
-        "junction": bool(run[len(run) // 2].is_junction),
-    }
-
-
-def _crosswalks(town: carla.Map, route: np.ndarray) -> list[np.ndarray]:
-    """Outlines (k, 2): the map gives them one after the other, each closed by its first point."""
-    outlines: list[np.ndarray] = []
-    outline: list[tuple[float, float]] = []
-    for place in town.get_crosswalks():
-        point = (round(place.x, 2), round(place.y, 2))
-        if outline and point == outline[0]:
-            corners = np.array(outline)
-            if len(corners) >= 3 and _near(corners.mean(0, keepdims=True), route)[0]:
-                outlines.append(corners)
-            outline = []
-        else:
-            outline.append(point)
-    return outlines
-
-
-def _near(points: np.ndarray, route: np.ndarray) -> np.ndarray:
-    """(m,) bool: whether points (m, 2) are within ``AROUND_M`` of a route (n, 2)."""
-    from scipy.spatial import cKDTree
-
-    if not len(points):
-        return np.zeros(0, bool)
-    away, _ = cKDTree(route).query(points, distance_upper_bound=AROUND_M)
-    return np.isfinite(away)
 
 
 def _bodies(world: carla.World, ego: int) -> dict[int, tuple[str, float, float]]:

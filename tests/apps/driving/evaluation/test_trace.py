@@ -14,7 +14,9 @@ from PIL import Image
 
 from apps.driving.agents.base import Command
 from apps.driving.evaluation import trace as module
-from apps.driving.evaluation.trace import PICTURES, Trace, clear, picture_name
+from apps.driving.evaluation import trace_format
+from apps.driving.evaluation.trace import Trace, clear, picture_name
+from apps.driving.evaluation.trace_format import PICTURES
 from apps.driving.rig import LETFUSER
 from core.errors import DataError, UsageError
 
@@ -279,7 +281,7 @@ def test_sizes_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "MAX_TICKS", 3)
     with pytest.raises(DataError, match="over 3 decisions"):
         Trace(folder)
-    monkeypatch.setattr(module, "MAX_META_BYTES", 100)
+    monkeypatch.setattr(trace_format, "MAX_META_BYTES", 100)
     with pytest.raises(DataError, match="over 0 MB"):
         Trace(folder)
 

@@ -18,7 +18,8 @@ from apps.driving.evaluation.criteria import CriteriaOptions
 from apps.driving.evaluation.episode import Moment, drive_route
 from apps.driving.evaluation.palette import PALETTE
 from apps.driving.evaluation.trace import Trace
-from apps.driving.evaluation.trace_writer import TraceWriter, lanes_around
+from apps.driving.evaluation.trace_roads import crosswalks_around, lanes_around
+from apps.driving.evaluation.trace_writer import TraceWriter
 from apps.driving.rig import LETFUSER
 from apps.driving.routes.files import RouteSpec
 from apps.driving.routes.planner import Planner
@@ -244,6 +245,16 @@ def test_the_roads_around_are_the_maps(driven, session):
     assert max(away) < 2.5
     assert np.hypot(*(middles[:, None] - trace.meta.plan).T).T.min(1).max() < 63
     assert lanes_around(session.map, np.full((1, 2), 1e5)) == []
+
+
+def test_crosswalks_are_the_maps(session):
+    corners = {(round(place.x, 2), round(place.y, 2)) for place in session.map.get_crosswalks()}
+    assert corners
+    everywhere = np.array(sorted(corners))
+    found = crosswalks_around(session.map, everywhere)
+    assert {tuple(corner) for outline in found for corner in outline.tolist()} == corners
+    assert all(3 <= len(outline) <= 6 for outline in found)
+    assert crosswalks_around(session.map, np.full((1, 2), 1e5)) == []
 
 
 def test_a_second_drive_replaces_the_first(go, tmp_path):
