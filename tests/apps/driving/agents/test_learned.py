@@ -108,6 +108,8 @@ def test_what_the_network_says_is_what_it_decides() -> None:
     )
     decision = ask(network, seen(), mode="mlp_only")
     assert (decision.throttle, decision.steer, decision.brake) == pytest.approx((0.6, 0.2, 0.0))
+    assert decision.parts["network"] == pytest.approx((0.8, 0.2, 0.0))
+    assert decision.parts["waypoints"] == ask(network, seen(), mode="pid_only").parts["waypoints"]
     assert decision.red_light == pytest.approx(0.75)
     assert decision.stop_sign == pytest.approx(0.0)
     assert decision.target_speed == pytest.approx(8.0)

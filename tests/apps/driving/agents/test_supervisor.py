@@ -91,12 +91,15 @@ def test_it_asks_for_depth_only_to_brake() -> None:
 
 
 def test_emergency_brake_before_a_standing_wall() -> None:
-    agent, _ = supervised()
+    agent, stub = supervised()
     far = agent.act(seen(0, speed=8.0, depth=wall(15.0)))
     near = agent.act(seen(1, speed=8.0, depth=wall(9.0)))
     assert far.interventions == ()
     assert near.interventions == ("emergency brake",)
     assert (near.throttle, near.brake) == (0.0, 1.0)
+    assert "driver" not in far.parts
+    wanted = stub.decision
+    assert near.parts["driver"] == (wanted.throttle, wanted.steer, wanted.brake)
 
 
 def test_it_stops_in_time_from_every_speed() -> None:

@@ -126,8 +126,8 @@ def test_a_run_that_nobody_wants_any_more_ends_at_once(route, tmp_path, monkeypa
     progress = Impatient(word, after)
     with pytest.raises(Enough):
         drive(TOWN, [route], "expert", out=tmp_path / "out", trace=True, progress=progress)
-    assert time.monotonic() - progress.raised < 3
-    deadline = time.monotonic() + 10
+    assert time.monotonic() - progress.raised < 10  # a second, where nothing else runs
+    deadline = time.monotonic() + 20
     while (left := family(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
