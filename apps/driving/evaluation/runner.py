@@ -43,7 +43,7 @@ ATTEMPTS = 2
 def drive(
     town: str,
     routes: str | Path | Sequence[RouteSpec],
-    agent: str,
+    agent: str | Path,
     *,
     out: str | Path,
     traffic: int = 0,
@@ -177,7 +177,7 @@ def drive(
 def evaluate(
     town: str,
     routes: str | Path | Sequence[RouteSpec],
-    agents: Iterable[str],
+    agents: Iterable[str | Path],
     *,
     out: str | Path,
     seeds: Sequence[int] = (0, 1, 2),

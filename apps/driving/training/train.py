@@ -112,7 +112,7 @@ class TrainReport:
 def train(
     data: Sequence[Path | str],
     *,
-    model: str = "small",
+    model: str | Path = "small",
     out: Path | str,
     max_minutes: float | None = None,
     max_steps: int | None = None,
@@ -150,7 +150,7 @@ def train(
         require_absent(out / METADATA, force)
     if threads is not None:
         torch.set_num_threads(threads)  # the table of labels is read before the loop begins
-    driver, origin = _network(model, changes, seed)
+    driver, origin = _network(str(model), changes, seed)
     about = driver.config
     if tuple(about.classes) != tuple(GROUP_NAMES):
         raise UsageError(

@@ -74,6 +74,17 @@ def test_a_data_frame_is_as_good_as_its_file(table, tmp_path):
     assert scores[0]["drift"]["mae"] == scores[1]["drift"]["mae"]
 
 
+def test_a_torn_data_frame_is_checked_and_mended_like_a_file(table):
+    assert timeseries.check_file(table)["ok"]
+    torn = table.drop(index=[50, 51])
+    found = timeseries.check_file(torn)
+    assert not found["ok"]
+    assert [(p["kind"], p["count"]) for p in found["problems"]] == [("gaps", 2)]
+    panel = timeseries.read_panel(torn, fill="interpolate")
+    assert len(panel.series[0]) == 300
+    assert len(torn) == 298  # the frame that was given stays as it was
+
+
 def test_a_model_fitted_on_a_frame_forecasts_a_frame(table, tmp_path):
     small = {"dim": 8, "ffn": 8, "heads": 2}
     timeseries.fit(table, lookback=24, horizon=6, out=tmp_path / "m", max_steps=2, options=small)
