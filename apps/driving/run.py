@@ -193,6 +193,27 @@ def evaluate(
 
 
 @app.command()
+def replay(
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE", help="A folder that drive --trace wrote.")
+    ],
+    out: Annotated[Path, typer.Option(help="The .html file to write.", show_default=False)],
+    moments: Annotated[int, typer.Option(help="Moments of the drive to show.", min=1)] = 60,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write a traced drive as one HTML page with a slider."""
+    from apps.driving.evaluation.trace import Trace
+    from core.files import require_absent
+
+    require_absent(out, force)
+    made = Trace(trace).replay(moments)
+    made.save(out, force)
+    report = {"replay": str(out), "moments": len(made.indices), "bytes": out.stat().st_size}
+    cli.emit(report, as_json=json, human=lambda: print(f"wrote {out}"))
+
+
+@app.command()
 def agents(json: Json = False) -> None:
     """List the drivers that have names."""
     from apps.driving.agents.catalog import names

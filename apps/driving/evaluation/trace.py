@@ -8,14 +8,14 @@
 docs/driving-agent.md describes every key. Lines are only ever added, and a line is written after the
 pictures it names, so a drive can be read while it goes on (``Trace.refresh``). A trace is read as if
 it came from a stranger: sizes are bounded, numbers checked, and no path is taken from it.
-``trace_writer`` writes it, ``above`` draws it.
+``trace_writer`` writes it, ``above`` draws it, ``replay`` makes a page of it.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from apps.driving.evaluation.trace_format import (
     read_tick,
 )
 from core.errors import DataError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from apps.driving.evaluation.replay import Replay
 
 __all__ = ["SUFFIX", "Lane", "Meta", "Neighbour", "Tick", "Trace", "clear", "picture_name"]
 
@@ -203,6 +206,15 @@ class Trace:
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{file}: not a picture ({error})") from error
+
+    def replay(self, moments: int = 60) -> Replay:
+        """A page with a slider over so many moments; a notebook shows it, ``save`` writes it.
+
+        Raises as ``Replay``.
+        """
+        from apps.driving.evaluation.replay import Replay
+
+        return Replay(self, moments)
 
     def _file(self, number: int, kind: str) -> Path:
         return self.folder / PICTURES / picture_name(number, kind)
