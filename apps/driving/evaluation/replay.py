@@ -133,7 +133,7 @@ _PAGE = Template(
 <img data-part="cameras" src="$cameras" alt="What the cameras saw: $title"
  style="width: 100%; display: block">
 <img data-part="above" src="$above" alt="The car from above: $title"
- style="width: 50%; max-width: ${above_width}px; display: block; margin: 4px 0">
+ style="width: 100%; max-width: ${above_width}px; display: block; margin: 4px 0">
 <label>Moment <input type="range" min="0" max="$last" value="0" style="width: 60%"></label>
 <button type="button">Play</button>
 <p data-part="said" style="min-height: 3em">$said</p>

@@ -147,6 +147,7 @@ def drive(
                 shares[spec.id] = share / 100
                 show(f"{spec.id}: {share:.0f} %")
 
+            _sweep(out, spec)
             show(f"{spec.id}: starting")
             row = _attempt(crew, own, spec, lengths[spec.id], beat, show)
             # the file of a route says the run's seed; its own is drawn from it
@@ -317,6 +318,12 @@ def _prepare(
             (out / name).unlink(missing_ok=True)
     write_json(out / SETTINGS, settings, force=force)
     return {}
+
+
+def _sweep(out: Path, spec: RouteSpec) -> None:
+    """Remove the half of a video that a killed worker left behind."""
+    for file in out.glob(f".tmp-????????-{spec.id}.mp4"):
+        file.unlink(missing_ok=True)
 
 
 def _finished(out: Path, specs: Sequence[RouteSpec]) -> dict[str, dict[str, Any]]:

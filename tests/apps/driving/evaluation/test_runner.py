@@ -180,6 +180,17 @@ def test_whoever_watches_may_end_a_run_which_can_be_resumed(workers, tmp_path, j
     assert "b" in workers.driven
 
 
+def test_half_a_video_of_a_killed_worker_goes_when_its_route_is_driven(workers, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in (".tmp-0a1b2c3d-a.mp4", ".tmp-0a1b2c3d-x-a.mp4", "a.mp4"):
+        (tmp_path / "out" / name).write_text("half")
+    go(tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.mp4")) == [
+        ".tmp-0a1b2c3d-x-a.mp4",
+        "a.mp4",
+    ]
+
+
 def test_a_run_that_is_ended_during_the_check_drives_nothing(workers, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "out", progress=Told("checking"))
