@@ -22,6 +22,7 @@ from demos.drives.replay import replay
 from demos.drives.running import trace_folder
 from demos.shared.words import escaped, guarded
 
+METRIC_PX = 150  # two beside each other on a telephone, five on a desk
 FORMULAE = (
     "The Leaderboard's formula since 2.1: completion divided by one plus the coefficients of all "
     "infractions.",
@@ -76,8 +77,9 @@ def _scores(row: dict[str, Any]) -> None:
         ("Infractions", str(count), counted(row) or "None of any kind."),
         ("Driven", f"{row['duration_s']:.1f} s", "In the simulator's time."),
     )
-    for column, (name, value, told) in zip(st.columns(len(figures)), figures):
-        column.metric(name, value, help=told)
+    with st.container(horizontal=True):
+        for name, value, told in figures:
+            st.metric(name, value, help=told, width=METRIC_PX)
     status = str(row["status"])
     said = f"How it ended: **{status}**."
     if row["error"]:
