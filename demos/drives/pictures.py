@@ -20,6 +20,7 @@ STRIPS = {
 }
 """Kinds of pictures: caption and alternative text."""
 
+CELL_PX = 4
 AIM, EDGE = (40, 220, 120), (10, 40, 20)
 
 
@@ -36,6 +37,12 @@ def strip(trace: Trace, index: int, kind: str, view: int | None = None) -> np.nd
     if kind == "rgb":
         found = _with_aims(found, trace, taken(trace, index), width)
     return found if view is None else found[:, view * width : (view + 1) * width]
+
+
+def own_map(trace: Trace, index: int) -> np.ndarray | None:
+    """(h, w, 3) uint8: the driver's own view from above, its cells large enough to be seen."""
+    found = trace.image(index, "birdseye")
+    return None if found is None else found.repeat(CELL_PX, axis=0).repeat(CELL_PX, axis=1)
 
 
 def taken(trace: Trace, index: int) -> Tick:

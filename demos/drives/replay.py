@@ -13,7 +13,7 @@ import streamlit as st
 
 from apps.driving.evaluation.above import draw_above
 from demos.drives import plots
-from demos.drives.pictures import STRIPS, strip
+from demos.drives.pictures import STRIPS, own_map, strip
 from demos.shared.words import escaped
 
 if TYPE_CHECKING:
@@ -160,6 +160,15 @@ def _views(trace: Trace, index: int, key: str) -> None:
             alt=f"Bird's-eye view at {trace[index].time:.1f} seconds",
             width="stretch",
         )
+        own = own_map(trace, index)
+        if own is not None:
+            st.image(
+                own,
+                caption="The driver's own map: what it takes the pixels for, laid on the ground by "
+                "their depth",
+                alt="The driver's semantic depth cloud",
+                width="stretch",
+            )
 
 
 def _clicked(event: Any, go: Callable[[float], None]) -> None:

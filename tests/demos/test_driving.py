@@ -455,6 +455,17 @@ def test_a_strip_has_the_points_aimed_for_and_can_be_one_camera(trace):
     np.testing.assert_array_equal(depth, trace.image(0, "depth"))
 
 
+def test_the_drivers_own_map_is_shown_where_there_is_one(trace):
+    assert pictures.own_map(trace, 5) is None
+    cells = Image.new("P", (3, 2), 1)
+    cells.putpalette([0, 0, 0, 128, 64, 128])
+    cells.save(trace.folder / "pictures" / "000001-birdseye.png")
+    shown = pictures.own_map(trace, 2)
+    assert shown is not None
+    assert shown.shape == (8, 12, 3)
+    assert (shown == (128, 64, 128)).all()
+
+
 def test_points_are_of_the_moment_of_their_picture(trace):
     assert pictures.taken(trace, 3).number == 2
     assert pictures.taken(trace, -1).number == 40
