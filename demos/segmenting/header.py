@@ -22,7 +22,11 @@ MOST_CHECKED = 2**25
 def facts(image: Image, volume: Volume) -> list[tuple[str, str]]:
     """Name and text of what a person compares with what the file should be."""
     array = volume.array
-    pairs = [("File", image.title), *image_facts([volume])]
+    pairs = [("File", image.title)]
+    series = getattr(volume.store, "series", None)
+    if series is not None and series.title:
+        pairs.append(("Series", series.title[:60]))
+    pairs += image_facts([volume])
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
     if finite.size:
         pairs.append(("Values", f"{finite.min():g} to {finite.max():g}, {array.dtype}"))
@@ -79,7 +83,8 @@ def check(image: Image, name: str, spec: ModelSpec, volume: Volume, repair: bool
         st.warning(f"**{escaped(name)}** was not trained on such images:\n{lines}")
     else:
         st.caption(
-            f"{escaped(name)}: kind, voxels, field of view and intensities are like the training's."
+            f"{escaped(name)}: nothing in this image is unlike those that it was trained on, as far "
+            "as can be told beforehand."
         )
     return not refusal
 

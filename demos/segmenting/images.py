@@ -21,7 +21,7 @@ from demos.shared.workspace import on_removal, workspace
 if TYPE_CHECKING:
     from apps.medical.dicom.series import SeriesInfo
 
-LIMIT_MB = 512
+LIMIT_MB = 500
 SAMPLE, OWN = "A sample", "Your own"
 TAKEN = (*SUFFIXES, ".raw", ".zraw", ".zip", *DICOM)
 

@@ -18,8 +18,8 @@ from demos.viewer import Layers
 def alone(volume: Volume, reference: Volume | None, names: Mapping[int, str], key: str) -> None:
     """The viewer of an image that has not been segmented; ``names`` are those of the models chosen."""
     known = {label: name for label, name in names.items() if label}
-    if reference is not None and not set(np.unique(reference.array).tolist()) - {0} <= set(known):
-        known = {}  # other structures, or numbered objects
+    if reference is None or not set(np.unique(reference.array).tolist()) - {0} <= set(known):
+        known = {}  # nothing to name, other structures, or numbered objects
     layers = Layers(reference=_labels(reference), names=known)
     viewer.show(volume, layers, f"{key}-alone")
 
@@ -55,7 +55,7 @@ def before_and_after(
     place = None if reference is None else str(reference.path)  # under its content's hash
     key = key_of(now.key, list(rows), [other.key for other in others.values()], place)
     png, caption = _planes(key, volume, now, rows)
-    st.image(png, caption=caption, width="stretch")
+    st.image(png, caption=caption, alt=caption, width="stretch")
 
 
 def _labels(reference: Volume | None) -> np.ndarray | None:
