@@ -37,6 +37,18 @@ def test_every_name_is_in_the_manual(root, name):
     assert f"`{name}(" in section
 
 
+def test_the_manuals_example_runs(root, samples, tmp_path, monkeypatch, capsys):
+    manual = (root / "docs" / "python.md").read_text(encoding="utf-8")
+    section = manual.partition("## apps.medical")[2].partition("\n## ")[0]
+    (tmp_path / "samples").symlink_to(samples)
+    monkeypatch.chdir(tmp_path)
+    exec(section.split("```python")[1].split("```")[0], {})
+    volume, uncertainty = map(float, capsys.readouterr().out.split())
+    assert 1 < volume < 3
+    assert 0 < uncertainty <= 1
+    assert (tmp_path / "hippocampus.png").stat().st_size > 10_000
+
+
 def test_the_models_are_all_there_is_to_list():
     found = medical.list_models()
     assert found["hippocampus"] == "shipped: swin_unetr in 3-D; anterior, posterior"
