@@ -304,7 +304,7 @@ print(f"an even share would be {1 / len(looked.names):.3f}; the largest is {larg
 
 # %% [markdown]
 # `HUFL` and `MUFL`, nearly the same load, look at each other; `OT` looks at itself and at the
-# calendar. Each further layer is more decided than the one before it.
+# calendar. The second layer is more decided than the first.
 #
 # ## The future
 #
