@@ -20,19 +20,21 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from core.errors import TriptychError  # noqa: E402
+from core.errors import TriptychError, UsageError  # noqa: E402
 from demos.shared.browsing import Server, chromium, photograph, settle  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 FOLDER = ROOT / "docs" / "images"
-PATIENCE_S = 600
+PATIENCE_S = 240  # of one wait
 
 
 def home(page: Page) -> Locator:
     """The first page."""
-    return page.get_by_role("heading", name="Triptych")
+    title = page.get_by_role("heading", name="Triptych")
+    title.wait_for()
+    return title
 
 
 def medical(page: Page) -> Locator:
@@ -61,9 +63,9 @@ def driving(page: Page) -> Locator:
 
 PAGES: dict[str, tuple[Callable[[Page], Locator], int]] = {
     "home": (home, 900),
-    "medical": (medical, 1000),
-    "timeseries": (timeseries, 1000),
-    "driving": (driving, 1200),
+    "medical": (medical, 1010),
+    "timeseries": (timeseries, 900),
+    "driving": (driving, 1400),
 }
 """What works a page and gives where its picture begins; the picture's height in pixels."""
 
@@ -75,6 +77,8 @@ def main() -> int:
     wanted = parser.parse_args().pages or list(PAGES)
     if unknown := [name for name in wanted if name not in PAGES]:
         parser.error(f"no such page: {', '.join(unknown)}; there are {', '.join(PAGES)}")
+    from playwright.sync_api import TimeoutError
+
     try:
         with tempfile.TemporaryDirectory() as folder, chromium() as browser:
             server = Server(ROOT / "demos" / "app.py", Path(folder) / "log.txt")
@@ -87,10 +91,16 @@ def main() -> int:
                     page.goto(f"{server.url}/{'' if name == 'home' else name}")
                     settle(page, PATIENCE_S)
                     work, height = PAGES[name]
-                    begins = work(page)
-                    settle(page, PATIENCE_S)
+                    try:
+                        begins = work(page)
+                        settle(page, PATIENCE_S)
+                    except TimeoutError as error:
+                        shown = photograph(page, Path("out") / f"demo-{name}.png")
+                        raise UsageError(
+                            f"{name}: waited too long; {shown} shows for what"
+                        ) from error
                     page.wait_for_timeout(1000)
-                    print(photograph(page, FOLDER / f"demo-{name}.png", begins, height))
+                    print(photograph(page, FOLDER / f"demo-{name}.png", begins, height), flush=True)
                     page.close()
             finally:
                 server.close()

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, FloatRect, Locator, Page
 
 TALLEST = 6000  # px of a picture of a whole page
-MARGIN = 24  # px above what a picture begins with
+MARGIN = 10  # px above what a picture begins with, twice that at its sides
+PADDING = 80  # px that Streamlit leaves at each side of a wide page
 FLAGS = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
@@ -137,7 +138,10 @@ def settle(page: Page, seconds: float = 30) -> None:
 def photograph(
     page: Page, path: Path, since: Locator | None = None, height: int | None = None
 ) -> Path:
-    """A PNG of the whole page, or of ``height`` pixels of it from the top of ``since`` on."""
+    """A PNG of the whole page, or of ``height`` pixels of it from the top of ``since`` on.
+
+    The latter is of the page itself, without the navigation beside it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Streamlit scrolls inside the page, so that a "full page" is what the window shows: make the
     # window as tall as what is in it for the moment of the picture.
@@ -149,10 +153,21 @@ def photograph(
     tall = min(max(whole, size["height"]), TALLEST)
     page.set_viewport_size({"width": size["width"], "height": tall})
     page.wait_for_timeout(150)  # tables and charts draw themselves anew
-    box = None if since is None else since.bounding_box()
-    top = max(0, int(box["y"]) - MARGIN) if box else 0
-    bottom = tall if height is None else min(tall, top + height)
-    clip: FloatRect = {"x": 0, "y": top, "width": size["width"], "height": bottom - top}
+    clip: FloatRect = {"x": 0, "y": 0, "width": size["width"], "height": tall}
+    if since is not None:
+        box, block = (
+            since.bounding_box(),
+            page.get_by_test_id("stMainBlockContainer").bounding_box(),
+        )
+        assert box is not None, "where the picture begins is not visible"
+        assert block is not None
+        top = max(0.0, box["y"] - MARGIN)
+        clip = {
+            "x": block["x"] + PADDING - 2 * MARGIN,
+            "y": top,
+            "width": block["width"] - 2 * PADDING + 4 * MARGIN,
+            "height": min(tall, top + (height or tall)) - top,
+        }
     page.screenshot(path=path, animations="disabled", clip=clip)
     page.set_viewport_size(size)
     return path

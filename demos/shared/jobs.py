@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ __all__ = ["Cancelled", "Job", "Step", "busy", "find", "forget", "submit", "watc
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 KEPT = 64  # jobs that a server remembers
 REFRESH_S = 0.5
+PATIENT_S, SLOW_S = 8.0, 2.0
+"""Work that takes longer than the first is looked at only so often: a look costs 60 ms of processor time
+on a busy machine, which the work would have."""
 END_S = 5.0  # how long the server's end waits for work to stop
 
 
@@ -100,6 +104,7 @@ class Job:
         self._work: Callable[[Progress], Any] | None = work
         self._progress = JobProgress()
         self._ended = threading.Event()
+        self._asked = time.monotonic()
         self._turn = (
             threading.Lock()
         )  # beginning and being cancelled before that exclude each other
@@ -108,6 +113,11 @@ class Job:
     def ended(self) -> bool:
         """Whether nothing more will happen: done, failed or cancelled."""
         return self._ended.is_set()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return time.monotonic() - self._asked
 
     @property
     def messages(self) -> list[str]:
@@ -215,8 +225,9 @@ def watch(job: Job) -> bool:
     is told in a sentence, with a button that tries again.
     """
     if not job.ended:
+        slow = job.age > PATIENT_S
         with st.container(key=f"job-bars-{job.key}"):
-            _bars(job)
+            st.fragment(_bars, run_every=SLOW_S if slow else REFRESH_S)(job, slow)
         return False
     if job.state == "failed":
         st.error(escaped(job.error))
@@ -230,9 +241,8 @@ def watch(job: Job) -> bool:
     return False
 
 
-@st.fragment(run_every=REFRESH_S)
-def _bars(job: Job) -> None:
-    if job.ended:
+def _bars(job: Job, slow: bool) -> None:
+    if job.ended or (job.age > PATIENT_S and not slow):
         st.rerun()
     steps = job.progress()
     if not steps:
