@@ -53,8 +53,7 @@ def _moment(trace: Trace, key: str, playing: str, on: bool) -> None:
         go(state[at] + PLAY_S)
         if state[at] >= end:
             state[playing] = False
-    else:
-        go(state[at])  # Streamlit forgets a widget that was not drawn, not its value
+    # Else nothing is set: that would undo what a person does with the slider in the meantime.
     _controls(trace, at, playing, (first, end, step), go)
     if bool(state[playing]) != on:
         st.rerun()  # as a fragment that refreshes itself, or does not
