@@ -47,7 +47,7 @@ def _page(source: Source) -> None:
         except TriptychError as error:
             st.error(escaped(in_page(sentence(error))))
             return
-        ready = quality.show(found)
+        ready = quality.show(found, repaired=not options.keys().isdisjoint(reading.REPAIRS))
     panel = found.panel
     if not ready:
         _preview(panel, None)

@@ -14,11 +14,14 @@ SHOWN = 4
 """Problems told in full; a table holds all."""
 
 
-def show(found: Read) -> bool:
-    """Draw it; whether a model can be fitted on the file as it is read now."""
+def show(found: Read, repaired: bool) -> bool:
+    """Draw it; whether a model can be fitted on the file as it is read now.
+
+    ``repaired``: gaps were filled, rows merged or numbers taken for missing on the way.
+    """
     report = found.report
     with st.container(border=True):
-        st.markdown(f"**{_headline(report)}**")
+        st.markdown(f"**{_headline(report, repaired)}**")
         st.caption(" · ".join(_facts(report)))
         for problem in [p for p in report["problems"] if p["level"] == "error"][:SHOWN]:
             st.error(_sentence(problem))
@@ -36,7 +39,7 @@ def show(found: Read) -> bool:
     return bool(report["ok"])
 
 
-def _headline(report: dict[str, Any]) -> str:
+def _headline(report: dict[str, Any], repaired: bool) -> str:
     name = escaped(report["file"])
     errors = sum(problem["level"] == "error" for problem in report["problems"])
     if errors:
@@ -44,6 +47,8 @@ def _headline(report: dict[str, Any]) -> str:
         return f"{name}: {kinds} models from being fitted; “How the file is read” has the repairs."
     if report["problems"]:
         return f"{name} can be forecast; look at the warnings."
+    if repaired:
+        return f"{name} can be forecast with the repairs that you asked for."
     return f"{name}: no gaps, no duplicates, nothing missing, a regular clock."
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from apps.timeseries.data.panel import Panel
@@ -18,6 +19,8 @@ from demos.forecasting.wording import FIELDS
 from demos.shared.keys import key_of
 
 GUESS = "as guessed"
+ROWS_SHOWN = 8
+REPAIRS = ("fill", "agg", "sentinels")
 _DAYS = {GUESS: None, "day first": True, "month first": False}
 _MARKS = {GUESS: None, ". (point)": ".", ", (comma)": ","}
 
@@ -41,7 +44,7 @@ def read(path: Path, options: Mapping[str, Any]) -> Read:
 def columns(path: Path, encoding: str | None = None, sheet: str | None = None) -> list[str]:
     """The names of the file's columns; none where it cannot be read, which ``read`` says better."""
     try:
-        return [str(name) for name in _head(key_of(path), str(path), encoding, sheet)]
+        return [str(name) for name in _head(key_of(path), str(path), encoding, sheet).columns]
     except TriptychError:
         return []
 
@@ -120,6 +123,14 @@ def fields(source: Source) -> dict[str, Any]:
         found["sentinels"] = _numbers(
             text("sentinel", "Such as -9999; separate several by spaces.")
         )
+    if names:
+        st.markdown("**First rows**")
+        st.dataframe(
+            _head(key_of(source.path), str(source.path), found["encoding"], found["sheet"]),
+            hide_index=True,
+            key=f"{about}-rows",
+            alt="The first rows of the file as they stand in it",
+        )
     return {name: value for name, value in found.items() if value not in (None, [], False)} | (
         {"day_first": False} if found["day_first"] is False else {}
     )
@@ -145,7 +156,7 @@ def _read(key: str, path: str, options: str) -> Read:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the file ...")
-def _head(key: str, path: str, encoding: str | None, sheet: str | None) -> list[str]:
+def _head(key: str, path: str, encoding: str | None, sheet: str | None) -> pd.DataFrame:
     from apps.timeseries.data.tables import read_table
 
-    return list(read_table(path, encoding=encoding, sheet=sheet).frame.columns)
+    return read_table(path, encoding=encoding, sheet=sheet).frame.head(ROWS_SHOWN).copy()

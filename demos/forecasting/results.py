@@ -118,6 +118,7 @@ def _folds(result: Result) -> None:
         hide_index=True,
         key=_key(result, "scores"),
         column_config=_formats(),
+        placeholder="–",
         alt=f"Errors and coverage of each model over {report['windows']} folds, beside seasonal naive",
     )
     st.caption(
@@ -175,13 +176,14 @@ def _figures(result: Result, report: Mapping[str, Any]) -> None:
         frame,
         hide_index=True,
         column_config=numbers,
+        placeholder="–",
         key=_key(result, f"by-{by}"),
         alt=f"{title} of each model in each {by}",
     )
 
 
 def table(report: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each model, best first: skill against seasonal naive, errors, coverage (0 to 1)."""
+    """A row for each model, best first: skill against seasonal naive, errors, coverage in %."""
     rows = []
     for name, scores in _ranked(report):
         found = scores["vs_seasonal_naive"] or {}
@@ -194,7 +196,8 @@ def table(report: Mapping[str, Any]) -> pd.DataFrame:
         for title, metric in METRICS.items():
             level = metric.removeprefix("coverage-")
             if level != metric:
-                row[title] = scores["intervals"].get(level, {}).get("coverage")
+                inside = scores["intervals"].get(level, {}).get("coverage")
+                row[title] = None if inside is None else 100 * inside
             elif title != "MAE":  # the skill is that of the MAE
                 row[title] = scores.get(metric)
         rows.append(row)
@@ -399,7 +402,7 @@ def _by_error(result: Result) -> list[str]:
 def _formats() -> dict[str, Any]:
     number = st.column_config.NumberColumn
     formats: dict[str, Any] = {
-        title: number(format="percent" if metric.startswith("coverage") else "%.3g")
+        title: number(format="%.1f" if metric.startswith("coverage") else "%.3g")
         for title, metric in METRICS.items()
     }
     formats["sMAPE, %"] = number(format="%.1f")
