@@ -71,6 +71,7 @@ function create(root) {
     parts.figure.style.setProperty("--gaps", 8 * (viewer.data.planes.length - 1) + 1 + "px");
     parts.frame.style.aspectRatio = plane.wide;
     parts.frame.dataset.plane = plane.name;
+    parts.frame.dataset.columns = plane.count[0];
     parts.frame.setAttribute("aria-label", plane.alt);
     parts.img.alt = plane.alt;
     const source = "data:image/jpeg;base64," + plane.jpeg;

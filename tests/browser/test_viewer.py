@@ -212,7 +212,7 @@ def test_zoomed_in_a_click_still_hits(page: Page, view: Callable, shoot: Callabl
     page.get_by_role("slider", name=re.compile("^Zoom")).focus()
     for _ in range(6):
         page.keyboard.press("ArrowRight")
-    frame(page, "axial").locator(".length", has_text="2 mm").wait_for()
+    page.locator('.frame[data-plane="axial"][data-columns="9"]').wait_for(timeout=PATIENCE)
     shoot(page, "zoomed")
     # Beside the crosshair by one voxel to the patient's left: 9 columns are seen.
     line = frame(page, "axial").locator(".line.down").bounding_box()
