@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from math import ceil, prod
 
 import numpy as np
 import streamlit as st
@@ -17,6 +18,7 @@ from demos.shared.words import escaped, sentence
 
 # Larger images are brought onto a model's grid once only, when they are segmented.
 MOST_CHECKED = 2**25
+MANY_WINDOWS = 60
 
 
 def facts(image: Image, volume: Volume) -> list[tuple[str, str]]:
@@ -75,7 +77,7 @@ def check(image: Image, name: str, spec: ModelSpec, volume: Volume, repair: bool
         )
         return True
     key = f"{image.key}/{spec.name}/{spec.plan.fingerprint}/{repair}"
-    refusal, unlike = _checked(key, volume, spec, repair)
+    refusal, unlike, windows = _checked(key, volume, spec, repair)
     if refusal:
         st.error(escaped(f"{name}: {refusal}"))
     elif unlike:
@@ -86,13 +88,27 @@ def check(image: Image, name: str, spec: ModelSpec, volume: Volume, repair: bool
             f"{escaped(name)}: nothing in this image is unlike those that it was trained on, as far "
             "as can be told beforehand."
         )
+    if windows > MANY_WINDOWS:
+        st.info(
+            f"{escaped(name)} looks at this image through about {windows} windows: on a processor "
+            "that takes minutes. The bar says how long, and you can cancel."
+        )
     return not refusal
 
 
 @st.cache_data(max_entries=64, show_spinner="Comparing the image with the model's training ...")
-def _checked(key: str, _volume: Volume, _spec: ModelSpec, _repair: bool) -> tuple[str, list[str]]:
+def _checked(
+    key: str, _volume: Volume, _spec: ModelSpec, _repair: bool
+) -> tuple[str, list[str], int]:
+    """Why the model cannot take the image, how it is unlike the training's, how many windows it is."""
     seen = _spec.calibration.seen if _spec.calibration is not None else None
     try:
-        return "", fit([_volume], _spec.plan, seen, repair=_repair).unlike
+        found = fit([_volume], _spec.plan, seen, repair=_repair)
     except DataError as error:
-        return sentence(error), []
+        return sentence(error), [], 0
+    # Windows that overlap by half, as ``sliding`` lays them; its own function would import torch.
+    counts = [
+        1 + max(0, ceil((size - side) / max(1, side // 2)))
+        for size, side in zip(found.prepared.shape, _spec.plan.patch)
+    ]
+    return "", found.unlike, prod(counts)

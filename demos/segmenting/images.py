@@ -151,7 +151,11 @@ def _series(image: Image) -> Image | None:
         )
     chosen = usable[0]
     if len(usable) > 1:
-        chosen = st.selectbox("Series", usable, format_func=_titled, key=f"series-{image.key}")
+        titles = [
+            f"{_titled(info)}, {place} of {len(usable)}" for place, info in enumerate(usable, 1)
+        ]
+        title = st.selectbox("Series", titles, key=f"series-{image.key}")
+        chosen = usable[titles.index(title)]
     return Image(image.path, image.title, image.content, _wanted(found, chosen))
 
 

@@ -170,6 +170,7 @@ def test_a_model_that_does_not_know_such_images_says_so(app) -> None:
     sample(app, "CT angiogram")
     assert "was not trained on such images" in texts(app)
     assert "field of view" in texts(app)
+    assert "about 378 windows" in texts(app)
     app.multiselect[0].set_value(["nuclei"]).run()
     assert "for a 2-D model; give one slice" in texts(app)
     assert button(app, "Segment").disabled
@@ -360,6 +361,68 @@ def test_loose_slices_are_one_series(app, study) -> None:
     assert "34 × 52 × 35 voxels" in texts(app)
     own(app, *files[:-1])
     assert "lacks 1 slice" in app.error[0].value
+
+
+def test_a_header_and_its_data_belong_together_and_of_images_one_is_chosen(app, tmp_path) -> None:
+    import SimpleITK as sitk
+
+    made = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 900, (9, 10, 11), np.int16))
+    sitk.WriteImage(made, tmp_path / "one.mhd")
+    files = [(file.name, file.read_bytes()) for file in sorted(tmp_path.iterdir())]
+    assert [Path(name).suffix for name, _ in files] == [".mhd", ".raw"]
+    own(app, *files)
+    assert not app.error
+    assert "11 × 10 × 9 voxels" in texts(app)
+    other = nifti(np.random.default_rng(1).normal(9, 2, (12, 8, 7)).astype(np.float32))
+    own(app, *files, ("two.nii", other))
+    (which,) = [one for one in app.selectbox if one.label == "Which of the images"]
+    assert which.options == ["one.mhd", "two.nii"]
+    which.select("two.nii").run()
+    assert "12 × 8 × 7 voxels" in texts(app)
+
+
+def test_an_axis_of_time_is_not_guessed_at(app) -> None:
+    own(app, ("fmri.nii", nifti(np.random.default_rng(0).normal(9, 2, (8, 8, 8, 5)))))
+    assert len(app.error) == 1
+    assert "fmri.nii" in app.error[0].value
+
+
+def test_of_several_series_a_person_chooses(app, study, tmp_path) -> None:
+    from apps.medical.dicom.series import list_series
+
+    with zipfile.ZipFile(study) as archive, zipfile.ZipFile(tmp_path / "two.zip", "w") as more:
+        for name in archive.namelist():
+            more.writestr(name, archive.read(name))
+            if "t1" in name:
+                again = _as_series(archive.read(name), 9, "T1 repeated")
+                more.writestr(name.replace("t1", "t9"), again)
+    titles = {info.title for info in list_series(tmp_path / "two.zip") if not info.refusal}
+    assert {"T1 hippocampus", "T1 repeated"} <= titles
+    own(app, ("two.zip", (tmp_path / "two.zip").read_bytes()))
+    (box,) = [one for one in app.selectbox if one.label == "Series"]
+    (second,) = [one for one in box.options if "T1 repeated" in one]
+    box.select(second).run()
+    assert not app.error
+    assert "T1 repeated" in texts(app)
+    box = next(one for one in app.selectbox if one.label == "Series")
+    (first,) = [one for one in box.options if "T1 hippocampus" in one]
+    box.select(first).run()
+    assert "T1 hippocampus" in texts(app)
+    assert "T1 repeated" not in texts(app)
+
+
+def _as_series(data: bytes, number: int, description: str) -> bytes:
+    """A slice as another series of the same study."""
+    import pydicom
+
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.SeriesInstanceUID += f".{number}"
+    dataset.SOPInstanceUID += f".{number}"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.SeriesNumber, dataset.SeriesDescription = number, description
+    made = io.BytesIO()
+    dataset.save_as(made, enforce_file_format=True)
+    return made.getvalue()
 
 
 def test_a_model_of_ones_own(app, settle, tmp_path) -> None:
