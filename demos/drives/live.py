@@ -14,13 +14,13 @@ from demos.drives.pictures import strip
 from demos.drives.running import trace_folder
 from demos.shared import jobs
 
-EVERY_S = 1.0
+EVERY_S = 1.5
 KMH = 3.6
 
 
 @st.fragment(run_every=EVERY_S)
 def live(choice: Choice, job: jobs.Job) -> None:
-    """The newest picture of a drive that is being driven, once a second."""
+    """The newest picture of a drive that is being driven, every now and then."""
     if job.ended:
         return
     # the drive may end, or be begun anew, between any two of these lines

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from apps.driving.evaluation.above import draw_above
+from apps.driving.evaluation.palette import PALETTE
+from apps.driving.world.tags import Tag
 from demos.drives import plots
 from demos.drives.pictures import STRIPS, own_map, strip
 from demos.shared.words import escaped
@@ -61,6 +63,9 @@ def _moment(trace: Trace, key: str, playing: str, on: bool) -> None:
     tick = trace[index]
     _facts(trace, tick)
     _views(trace, index, key)
+    if "semantics" in trace.kinds or "truth" in trace.kinds:
+        with st.expander("What the colours of the classes mean"):
+            st.html(_colours())
     st.caption("Click into a plot to go to that moment.")
     chart = f"chart-{key}"
     st.plotly_chart(
@@ -168,6 +173,20 @@ def _views(trace: Trace, index: int, key: str) -> None:
                 alt="The driver's semantic depth cloud",
                 width="stretch",
             )
+
+
+def _colours() -> str:
+    """A patch and a name for each semantic class, as HTML."""
+    chips = []
+    for tag in Tag:
+        red, green, blue = PALETTE[tag].tolist()
+        patch = f"background:rgb({red},{green},{blue});border:1px solid #8a949b"
+        chips.append(
+            '<span style="display:inline-block;white-space:nowrap;margin:0 1em 0.3em 0">'
+            f'<span style="display:inline-block;width:1em;height:1em;vertical-align:-0.1em;{patch}">'
+            f"</span> {tag.name.replace('_', ' ').lower()}</span> "
+        )
+    return "".join(chips)
 
 
 def _clicked(event: Any, go: Callable[[float], None]) -> None:

@@ -23,6 +23,7 @@ from demos.drives.running import trace_folder
 from demos.shared.words import escaped, guarded
 
 METRIC_PX = 150  # two beside each other on a telephone, five on a desk
+REPLAY = "replay.html"
 FORMULAE = (
     "The Leaderboard's formula since 2.1: completion divided by one plus the coefficients of all "
     "infractions.",
@@ -206,6 +207,14 @@ def _downloads(choice: Choice, out: Path, film: Path | None) -> None:
             on_click="ignore",
         )
         st.download_button(
+            "Replay (HTML)",
+            partial(_replay, choice, out),
+            f"{name}.html",
+            "text/html",
+            help="A page of its own with a slider, to be passed on: nothing is fetched by it.",
+            on_click="ignore",
+        )
+        st.download_button(
             "Everything (ZIP)",
             partial(exports.archive, out),
             f"{name}.zip",
@@ -217,3 +226,10 @@ def _downloads(choice: Choice, out: Path, film: Path | None) -> None:
 
 def _decisions(choice: Choice) -> bytes:
     return exports.decisions_csv(trace_of(choice))
+
+
+def _replay(choice: Choice, out: Path) -> bytes:
+    page = out / REPLAY
+    if not page.is_file():
+        trace_of(choice).replay().save(page)
+    return page.read_bytes()

@@ -117,6 +117,8 @@ def test_one_click_drives_the_shipped_driver(page, visit, settle, shoot, pixels,
     row = json.loads(download(page, "Result (JSON)").read_text())["routes"][0]
     assert row["decisions"] == len(decisions)
     assert row["agent"] == "small"
+    replayed = download(page, "Replay (HTML)").read_text(encoding="utf-8")
+    assert "small on route 1 in Town01" in replayed
     shown = page.get_by_test_id("stMetric").filter(has_text="Driving score 2.1").inner_text()
     assert f"{row['driving_score_2_1']:.1f}" in shown
 

@@ -25,7 +25,7 @@ from apps.driving.evaluation.trace import Trace
 from apps.driving.rig import LETFUSER
 from core.errors import DataError, UsageError
 from core.progress import Progress, SilentProgress
-from demos.drives import exports, pictures, plots, running, town
+from demos.drives import exports, pictures, plots, results, running, town
 from demos.drives.choice import WEATHERS, Choice
 from demos.shared import jobs
 
@@ -300,6 +300,13 @@ def test_a_drive_is_shown_and_every_moment_of_it(open_page, settle, by_hand):
     assert set(lines) == {3.0}
 
 
+def test_the_colours_of_the_classes_are_told(open_page, settle, by_hand):
+    app = settle(pick(open_page("driving"), "blind"))
+    told = app.get("html")[0].proto.body
+    assert "rgb(128,64,128)" in told.split("roads")[0]
+    assert "traffic light" in told
+
+
 def test_playing_moves_on_and_ends_at_the_end(open_page, settle, by_hand):
     app = settle(pick(open_page("driving"), "blind"))
     key = by_hand[0].key
@@ -506,6 +513,14 @@ def test_the_table_is_the_trace(trace):
     assert rows[20]["interventions"] == "creep"
     assert rows[0]["red_light"] == ""  # this driver has no opinion
     assert rows[0]["waypoints"] == "12.00,0.00 18.00,0.50"
+
+
+def test_the_replay_is_a_page_of_its_own(monkeypatch, trace):
+    monkeypatch.setattr(results, "trace_of", lambda choice: trace)
+    for _ in range(2):  # made once
+        page = results._replay(CHOICE, trace.folder.parent).decode()
+    assert "<h1>blind on route 1 in Town01</h1>" in page
+    assert "http" not in page.replace("http-equiv", "")
 
 
 def test_the_archive_is_the_folder(trace):
