@@ -34,7 +34,7 @@ def history_and_forecast(
     ``forecast``: long, of one series: model, ds, yhat, lo-80, hi-80, ...
     """
     figure = _figure(name, legend_rows=2)
-    past = past[-POINTS:]
+    past = past.iloc[-POINTS:]
     _line(figure, past.index, past.to_numpy(), "observed", HISTORY, width=1.3)
     mine = forecast[forecast["model"] == front]
     _bands(figure, mine, levels)
@@ -48,7 +48,7 @@ def history_and_forecast(
     if len(shown) and len(mine):
         figure.update_xaxes(range=[_web(shown[:1])[0], _web(mine["ds"])[-1]])
         # Plotly fits the vertical axis to all points, also to those outside of the range.
-        near = [past[-len(shown) :].to_numpy(), mine["yhat"].to_numpy()]
+        near = [past.iloc[-len(shown) :].to_numpy(), mine["yhat"].to_numpy()]
         near += [mine[f"{end}-{level:g}"].to_numpy() for level in levels for end in ("lo", "hi")]
         figure.update_yaxes(range=_span(np.concatenate(near)))
     return figure
@@ -71,6 +71,8 @@ def planned(
         if held is not None:
             _held(figure, past.index[0], held, starts[0])
     figure.update_xaxes(range=[*_web(past.index[first : first + 1]), *_web(past.index[-1:])])
+    if np.isfinite(past.iloc[first:]).any():
+        figure.update_yaxes(range=_span(past.iloc[first:].to_numpy()))
     rows = past.index.get_indexer(pd.Index(starts))
     apart = (rows[-1] - rows[0]) / (len(rows) - 1) if len(rows) > 1 else len(past)
     _folds(figure, list(zip(starts, ends)), numbered=apart > NARROW * (len(past) - first))
@@ -94,7 +96,7 @@ def folds(
     first = frame["ds"].min()
     width = max(24, len(frame["ds"].unique()) // 2)
     at = int(past.index.searchsorted(first))
-    shown = past[max(0, at - width) :][-POINTS:]
+    shown = past.iloc[max(0, at - width) :].iloc[-POINTS:]
     _line(figure, shown.index, shown.to_numpy(), "observed", HISTORY, width=1.3)
     mine = frame[frame["model"] == front]
     for number, (_, rows) in enumerate(mine.groupby("cutoff", sort=True)):

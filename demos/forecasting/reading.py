@@ -146,7 +146,7 @@ def _numbers(text: str | None) -> list[float]:
         ) from error
 
 
-@st.cache_resource(max_entries=8, show_spinner="Reading the file ...")
+@st.cache_resource(max_entries=4, show_spinner="Reading the file ...")
 def _read(key: str, path: str, options: str) -> Read:
     from apps.timeseries.data.check import check_file
     from apps.timeseries.data.reading import read_panel
@@ -155,7 +155,7 @@ def _read(key: str, path: str, options: str) -> Read:
     return Read(check_file(path, **given), read_panel(path, strict=False, **given))
 
 
-@st.cache_resource(max_entries=8, show_spinner="Reading the file ...")
+@st.cache_resource(max_entries=4, show_spinner="Reading the file ...")
 def _head(key: str, path: str, encoding: str | None, sheet: str | None) -> pd.DataFrame:
     from apps.timeseries.data.tables import read_table
 

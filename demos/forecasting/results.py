@@ -122,9 +122,10 @@ def _folds(result: Result) -> None:
         alt=f"Errors and coverage of each model over {report['windows']} folds, beside seasonal naive",
     )
     st.caption(
-        "Best first. MASE is the error over the mean change from one season to the next in the rows before "
-        "the folds. Skill is the share of seasonal naive's error that is saved, with a 95 % "
-        "interval over the folds; p by Diebold and Mariano."
+        "Best first. Skill is the share of seasonal naive's error that is saved, with a 95 % interval "
+        "over the folds; p and verdict by Diebold and Mariano's test. MASE is the error over the mean "
+        "change from one season to the next before the folds. In 80 %: the values inside that "
+        "interval, in %."
     )
     one, two = st.columns(2)
     name = _series(result, one, "folds", set(whole["unique_id"]))
@@ -189,7 +190,7 @@ def table(report: Mapping[str, Any]) -> pd.DataFrame:
         found = scores["vs_seasonal_naive"] or {}
         row: dict[str, Any] = {
             "Model": name,
-            "Against seasonal naive": _WORDS.get(found.get("outcome", ""), "the reference"),
+            "Verdict": _WORDS.get(found.get("outcome", ""), "the reference"),
             "Skill, %": _skill(found),
             "p": found.get("p"),
         }
@@ -197,7 +198,7 @@ def table(report: Mapping[str, Any]) -> pd.DataFrame:
             level = metric.removeprefix("coverage-")
             if level != metric:
                 inside = scores["intervals"].get(level, {}).get("coverage")
-                row[title] = None if inside is None else 100 * inside
+                row[f"In {level} %"] = None if inside is None else 100 * inside
             elif title != "MAE":  # the skill is that of the MAE
                 row[title] = scores.get(metric)
         rows.append(row)
@@ -268,7 +269,7 @@ def _decomposition(result: Result) -> None:
         "Seasons, the last", 2, most, min(SEASONS, most), key=_key(result, "seasons"),
         help=f"Of {period} rows each; the season is one shape for all of them.",
     )  # fmt: skip
-    past = past[-int(count) * period :][-charts.POINTS :]
+    past = past.iloc[-min(int(count) * period, charts.POINTS) :]
     try:
         found = decompose(past.to_numpy(), period)
     except TriptychError as error:
@@ -401,10 +402,8 @@ def _by_error(result: Result) -> list[str]:
 
 def _formats() -> dict[str, Any]:
     number = st.column_config.NumberColumn
-    formats: dict[str, Any] = {
-        title: number(format="%.1f" if metric.startswith("coverage") else "%.3g")
-        for title, metric in METRICS.items()
-    }
+    formats: dict[str, Any] = {title: number(format="%.3g") for title in METRICS}
+    formats |= {f"In {level:g} %": number(format="%.1f") for level in LEVELS}
     formats["sMAPE, %"] = number(format="%.1f")
     formats["p"] = number(format="%.3f")
     formats["Model"] = st.column_config.TextColumn(pinned=True)

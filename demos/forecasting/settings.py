@@ -19,8 +19,8 @@ MOST_SERIES = 200
 MOST_TRAINED = 3
 """Networks trained in one run: each takes its whole time."""
 MOST_HORIZON, MOST_FOLDS, MOST_EPOCHS, MOST_MINUTES = 1000, 60, 20, 15.0
-MOST_VALUES = 3_000_000
-"""Forecast values of a backtest: at 100 bytes each 300 MB."""
+MOST_VALUES = 1_000_000
+"""Forecast values of a backtest: at 100 bytes each 100 MB, for as long as the result is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

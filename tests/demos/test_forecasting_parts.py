@@ -53,7 +53,7 @@ def test_the_folds_that_are_drawn_are_those_that_are_run(tmp_path) -> None:
     from demos.forecasting.work import run
 
     made = panel()
-    asked = wanted(models=("drift",), train=("dlinear",), lookback=24, epochs=1)
+    asked = wanted(models=("drift",), train=("itransformer",), lookback=24, epochs=1)
     plan = settings.plan(made, asked)
     path = tmp_path / "made.csv"
     path.write_text("not read again")
@@ -61,7 +61,10 @@ def test_the_folds_that_are_drawn_are_those_that_are_run(tmp_path) -> None:
     clock = made.series[0].observed
     assert done.backtest is not None
     assert done.backtest.report["cutoffs"] == [str(clock[row - 1]) for row in plan.starts]
-    assert set(done.forecasts) == {"dlinear", "drift", catalog.REFERENCE}
+    assert set(done.forecasts) == {"itransformer", "drift", catalog.REFERENCE}
+    assert list(done.attention) == ["itransformer"]
+    assert done.attention["itransformer"].names[:3] == ("a", "b", "hour of day")
+    assert len(charts.weights(done.attention["itransformer"].frame(), 2).data[0].y) == 2
 
 
 def test_one_model_that_cannot_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
