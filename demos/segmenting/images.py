@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from apps.medical.data.volume import DICOM, SUFFIXES, Volume, case_name, is_volume_file, read_image
+from apps.medical.dicom.sources import HEAD, looks_like_dicom
 from core.errors import DataError, UsageError
+from core.files import atomic_path
 from core.shipped import ROOT
 from demos.shared import uploads
 from demos.shared.keys import key_of
@@ -106,13 +108,14 @@ def _received(given: Sequence[Any]) -> Image:
             f"{len(given)} files of {total:.0f} MiB together are more than the {LIMIT_MB} MiB that "
             "this page takes; use the command line for larger studies"
         )
-    paths = [uploads.receive(one, suffixes=TAKEN, limit_mb=LIMIT_MB) for one in given]
-    if len(paths) == 1:
-        return Image(paths[0], paths[0].name, (paths[0],))
-    folder = _together(paths)
+    if len(given) == 1 and (uploads.safe_name(given[0].name).lower().endswith(TAKEN)):
+        path = uploads.receive(given[0], suffixes=TAKEN, limit_mb=LIMIT_MB)
+        return Image(path, path.name, (path,))
+    folder = _together(given)
     images = [file for file in sorted(folder.iterdir()) if is_volume_file(file)]
     if not images:
-        return Image(folder, f"{len(paths)} files", (folder,))
+        title = given[0].name if len(given) == 1 else f"{len(given)} files"
+        return Image(folder, title, (folder,))
     names = [file.name for file in images]
     chosen = images[0]
     if len(images) > 1:
@@ -121,15 +124,32 @@ def _received(given: Sequence[Any]) -> Image:
     return Image(chosen, chosen.name, (folder,))
 
 
-def _together(paths: Sequence[Path]) -> Path:
-    """A folder with copies of ``paths``: the slices of a series, a header and its data."""
-    folder = workspace(f"set-{key_of(sorted(paths))}")
-    names: dict[str, Path] = {}
-    for path in paths:
-        if names.setdefault(path.name, path) != path:
-            raise UsageError(f"{path.name}: two files of this name; give them as a zip")
-        if not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
+def _together(given: Sequence[Any]) -> Path:
+    """A folder with all of ``given``: the slices of a series, whatever their names, or a header and
+    its data. One folder for all, for a series has more files than the server keeps folders.
+
+    Raises UsageError for a file of another kind and for two of one name, DataError for an empty one.
+    """
+    known: dict[tuple[str, ...], str] = st.session_state.setdefault("upload sets", {})
+    ids = tuple(str(one.file_id) for one in given)
+    if ids not in known:  # not at every run: it reads all bytes
+        known[ids] = key_of(
+            sorted((one.name, sha256(one.getbuffer()).hexdigest()) for one in given)
+        )
+    folder = workspace(f"set-{known[ids]}")
+    names: set[str] = set()
+    for one in given:
+        name = uploads.safe_name(one.name)
+        if not one.size:
+            raise DataError(f"{name}: the file is empty; choose another")
+        if not (name.lower().endswith(TAKEN) or looks_like_dicom(bytes(one.getbuffer()[:HEAD]))):
+            raise UsageError(f"{name}: this page does not read such files; give images or DICOM")
+        if name in names:
+            raise UsageError(f"{name}: two files of this name; give them as a zip")
+        names.add(name)
+        if not (folder / name).exists():
+            with atomic_path(folder / name, force=True) as temporary:
+                temporary.write_bytes(one.getbuffer())
     return folder
 
 

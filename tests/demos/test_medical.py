@@ -359,8 +359,30 @@ def test_loose_slices_are_one_series(app, study) -> None:
     own(app, *files)
     assert not app.error
     assert "34 × 52 × 35 voxels" in texts(app)
+    bare = [(f"IM{place}", data) for place, (_, data) in enumerate(files * 2)][: len(files)]
+    own(app, *bare)  # scanners' files often have no suffix
+    assert not app.error
+    assert "34 × 52 × 35 voxels" in texts(app)
     own(app, *files[:-1])
     assert "lacks 1 slice" in app.error[0].value
+    own(app, bare[0], ("notes.txt", b"hello"))
+    assert "this page does not read such files" in app.error[0].value
+    own(app, bare[0], ("b/IM0", bare[1][1]))
+    assert "two files of this name" in app.error[0].value
+
+
+def test_a_long_series_pushes_no_other_result_out(app, settle, study) -> None:
+    from demos.shared.workspace import LIMIT_FOLDERS, root
+
+    segment(app, settle)
+    with zipfile.ZipFile(study) as archive:
+        slices = [archive.read(name) for name in archive.namelist() if "t1" in name]
+    before = {folder.name for folder in root().iterdir()}
+    own(app, *[(f"{copy}-{n}", data) for copy in range(2) for n, data in enumerate(slices)])
+    assert 2 * len(slices) > LIMIT_FOLDERS
+    assert before <= {folder.name for folder in root().iterdir()}
+    assert "34 × 52 × 35 voxels" in texts(app)
+    assert "copies of others" in texts(app)
 
 
 def test_a_header_and_its_data_belong_together_and_of_images_one_is_chosen(app, tmp_path) -> None:
