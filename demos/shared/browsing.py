@@ -76,6 +76,7 @@ class Server:
             "browser.gatherUsageStats": "false",
             "client.toolbarMode": "minimal",
             "client.showErrorDetails": "none",
+            "runner.postScriptGC": "false",
         }
         with log.open("wb") as out:
             self._process = subprocess.Popen(
