@@ -57,10 +57,14 @@ def volumes(now: Shown, reference: Volume | None) -> None:
         st.warning(escaped(sentence(error)))
         return
     unit = "mm" if reference.physical else "px"
-    st.caption(
-        f"HD95 in {unit}, the larger of both directed 95th percentiles; surface Dice at 1 {unit}. "
-        "One case says little about a model: its report shows the held-out cases."
+    meant = (
+        f"HD95 in {unit}, the larger of both directed 95th percentiles; surface Dice at 1 {unit}."
     )
+    if now.outcome.instances:
+        meant = (
+            "Dice of all pixels together; AP, F1 and PQ of objects that overlap by more than half."
+        )
+    st.caption(f"{meant} One case says little about a model: its report shows the held-out cases.")
 
 
 def compared(chosen: Sequence[Shown], reference: Volume | None) -> None:
