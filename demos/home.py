@@ -46,6 +46,8 @@ PAGES = {
 SUBJECTS = {"medical": "Segmentation", "timeseries": "Forecasting", "driving": "Driving"}
 DOCUMENTS = {
     "README.md": "installing, the commands, all results",
+    "docs/python.md": "the functions of each application",
+    "notebooks/": "a tutorial for each application",
     "docs/architecture.md": "how the code is built and how a file becomes a result",
     "docs/clinical.md": "from the scanner to a report, and what was checked",
     "docs/forecasting.md": "settings, leaks, intervals",

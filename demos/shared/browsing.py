@@ -154,6 +154,9 @@ def photograph(
     tall = min(max(whole, size["height"]), TALLEST)
     page.set_viewport_size({"width": size["width"], "height": tall})
     page.wait_for_timeout(150)  # tables and charts draw themselves anew
+    for part in page.get_by_test_id("stSkeleton").all():  # what is still being drawn
+        with contextlib.suppress(Exception):
+            part.wait_for(state="detached", timeout=5000)
     clip: FloatRect = {"x": 0, "y": 0, "width": size["width"], "height": tall}
     if since is not None:
         box, block = (

@@ -49,3 +49,13 @@ def test_no_link_leads_to_a_file_this_server_does_not_serve(open_page):
     app = open_page("home")
     for element in [*app.markdown, *app.caption]:
         assert not re.search(r"\]\((?!https?:)", element.value)
+
+
+def test_every_document_that_is_named_is_there(open_page, root):
+    import re
+
+    app = open_page("home")
+    (listed,) = (e.value for e in app.markdown if e.value.startswith("In the repository"))
+    names = re.findall(r"- `([^`]+)`", listed)
+    assert len(names) > 5
+    assert [name for name in names if not (root / name).exists()] == []
