@@ -13,10 +13,10 @@ from core.errors import TriptychError
 from demos.forecasting import charts, quality, reading, settings, sources
 from demos.forecasting.settings import Settings
 from demos.forecasting.sources import Source
-from demos.forecasting.wording import escaped, in_page
+from demos.forecasting.wording import in_page
 from demos.shared import jobs
 from demos.shared.keys import key_of
-from demos.shared.words import sentence
+from demos.shared.words import escaped, sentence
 
 ASKED = "forecasting-asked"
 

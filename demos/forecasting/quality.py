@@ -8,7 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from demos.forecasting.reading import Read
-from demos.forecasting.wording import escaped, in_page
+from demos.forecasting.wording import in_page
+from demos.shared.words import escaped
 
 SHOWN = 4
 """Problems told in full; a table holds all."""

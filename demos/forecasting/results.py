@@ -15,8 +15,9 @@ from apps.timeseries.calibrate import sentence
 from core.errors import TriptychError
 from demos.forecasting import charts, files
 from demos.forecasting.settings import LEVELS
-from demos.forecasting.wording import escaped, in_page
+from demos.forecasting.wording import in_page
 from demos.forecasting.work import Result
+from demos.shared.words import escaped
 
 METRICS = {
     "MASE": "mase",

@@ -43,8 +43,3 @@ def in_page(text: str) -> str:
         return found[0] if label is None else f"“{label}”" + (" " if found[2] else "")
 
     return _OPTION.sub(field, text)
-
-
-def escaped(text: str) -> str:
-    """``text`` as Markdown shows it: names of columns and files may hold marks that mean something."""
-    return re.sub(r"([\\`*_{}\[\]<>#$~|:])", r"\\\1", text)

@@ -15,7 +15,7 @@ from apps.timeseries.data.panel import Panel, Series
 from core.progress import SilentProgress
 from demos.forecasting import charts, settings
 from demos.forecasting.settings import Settings
-from demos.forecasting.wording import FIELDS, escaped, in_page
+from demos.forecasting.wording import FIELDS, in_page
 
 
 def panel(rows: int = 400, zone: str | None = None) -> Panel:
@@ -45,10 +45,6 @@ def test_options_are_told_as_fields() -> None:
     assert in_page("--unheard-of 3") == "--unheard-of 3"
 
 
-def test_names_of_columns_are_no_markdown() -> None:
-    assert escaped("a*b_[c](d) $x$ :red[y]") == r"a\*b\_\[c\](d) \$x\$ \:red\[y\]"
-
-
 def test_the_folds_that_are_drawn_are_those_that_are_run(tmp_path) -> None:
     from demos.forecasting.work import run
 
@@ -68,7 +64,6 @@ def test_the_folds_that_are_drawn_are_those_that_are_run(tmp_path) -> None:
 
 
 def test_one_model_that_cannot_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
-    from apps.timeseries import forecast as module
     from core.errors import DataError
     from demos.forecasting import work
 
@@ -79,7 +74,6 @@ def test_one_model_that_cannot_does_not_stop_the_others(tmp_path, monkeypatch) -
             raise DataError("made.csv: no; use --fill")
         return given(panel, name, *rest)
 
-    assert module is not None
     monkeypatch.setattr(work, "_forecast", fails)
     done = work.run(tmp_path, {}, panel(), wanted(models=("drift",)), tmp_path, SilentProgress())
     assert done.notes == ("drift gives no forecast: made.csv: no; use “Fill gaps”",)
