@@ -117,14 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no notebook {name}; there are: {', '.join(names())}")
     if os.environ.get("NOTEBOOK_FAST"):
         parser.error("NOTEBOOK_FAST is set: those outputs are not for reading; unset it")
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     for name in chosen:
         if given.from_ipynb:
             take_cells_from_ipynb(name)
         try:
             print(write(name, run(from_text(name), os.environ)).relative_to(ROOT))
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print(f"{name}.py: {error}", file=sys.stderr)
             return 1
     return 0
