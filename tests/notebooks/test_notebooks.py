@@ -115,8 +115,8 @@ def test_only_the_public_interface_is_used(name):
 
 
 def test_a_cell_that_fails_is_told_with_its_cell(tmp_path, monkeypatch, capsys):
-    header = "# ---\n# jupyter:\n#   kernelspec:\n#     name: python3\n# ---\n"
-    (tmp_path / "broken.py").write_text(f"{header}\n# %%\n1 / 0\n")
+    header = (execute.FOLDER / f"{NAMES[0]}.py").read_text(encoding="utf-8").partition("# %%")[0]
+    (tmp_path / "broken.py").write_text(f"{header}# %%\n1 / 0\n")
     monkeypatch.setattr(execute, "FOLDER", tmp_path)
     monkeypatch.delenv("NOTEBOOK_FAST", raising=False)
     assert execute.main(["broken"]) == 1
