@@ -57,6 +57,15 @@ def moment(page: Page) -> float:
     return float(page.get_by_role("slider", name=re.compile("Moment")).input_value())
 
 
+def arrive(page: Page, low: float, high: float) -> None:
+    """Wait until the replay stands between these seconds; a busy machine takes its time."""
+    for _ in range(80):
+        if low <= moment(page) <= high:
+            break
+        page.wait_for_timeout(250)
+    assert low <= moment(page) <= high
+
+
 def drive(page: Page, settle: Any, *names: str) -> None:
     """Drive with these drivers, in the default choice if none is named. What a test before this one
     has driven on the same server is there at once."""
@@ -91,16 +100,17 @@ def test_one_click_drives_the_shipped_driver(page, visit, settle, shoot, pixels,
     slider.focus()
     for _ in range(12):
         slider.press("ArrowRight")
+    arrive(page, 1.15, 1.25)
     settle(page)
-    assert moment(page) == pytest.approx(1.2, abs=0.05)
-    for _ in range(3):
+    for after in range(1, 4):
         page.get_by_role("button", name="1 s on").click()
-        settle(page)
+        arrive(page, 1.15 + after, 1.25 + after)
+    settle(page)
     page.wait_for_timeout(500)
     assert near(pixels(cameras), AIM) > 20  # at speed it aims at points that the picture shows
     page.get_by_role("button", name="End").click()
+    arrive(page, 5.5, 60)
     settle(page)
-    expect(page.get_by_text(re.compile(r"100 % of|\d+ % of")).first).to_be_visible()
     page.wait_for_timeout(500)
     after = pixels(picture(page, "Camera pictures"))
     assert after.shape != before.shape or (after != before).mean() > 0.1
@@ -141,23 +151,27 @@ def test_two_drivers_are_compared_and_infractions_jump(
     expect(jumps.first).to_be_visible()
     at = float(jumps.first.inner_text().split(" s:")[0])
     jumps.first.click()
+    arrive(page, at - 0.11, at + 0.11)
     settle(page)
-    assert moment(page) == pytest.approx(at, abs=0.11)
     shoot(page, "infraction")
 
     # a click into the plot goes there, too
     plot = page.locator(".js-plotly-plot").filter(has_text="steering").first
+    page.wait_for_timeout(1000)  # the screenshot changed the window's size
     plot.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
     area = plot.locator(".nsewdrag").nth(1).bounding_box()  # of the speeds
     assert area is not None
     x, y = area["x"] + 0.25 * area["width"], area["y"] + 0.5 * area["height"]
     page.mouse.move(x - 5, y)
     page.mouse.move(x, y)
     expect(plot.locator(".hovertext").first).to_be_attached()
+    page.wait_for_timeout(
+        400
+    )  # Plotly looks where the mouse is 20 times a second, not while it is down
     page.mouse.click(x, y, delay=60)
-    page.wait_for_timeout(500)
+    arrive(page, 3, 6)  # a quarter of 18 s, about
     settle(page)
-    assert 0.5 < moment(page) < at - 1
 
     packed = zipfile.ZipFile(download(page, "Everything (ZIP)"))
     assert packed.testzip() is None
@@ -174,10 +188,9 @@ def test_it_plays_on_a_telephone(narrow, visit, settle, shoot):
     assert wide <= 390
     start = moment(narrow)
     narrow.get_by_text("Play", exact=True).click()
-    narrow.wait_for_timeout(4000)
+    arrive(narrow, start + 0.4, 60)
     narrow.get_by_text("Play", exact=True).click()
     settle(narrow)
-    assert moment(narrow) > start + 0.4
     shoot(narrow, "played")
 
 
