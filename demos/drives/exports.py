@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apps.driving.evaluation.report import CSV, SUMMARY
+from apps.driving.evaluation.report import SUMMARY
 
 if TYPE_CHECKING:
     from apps.driving.evaluation.trace import Trace
@@ -57,4 +57,4 @@ def archive(out: Path) -> bytes:
     return stream.getvalue()
 
 
-__all__ = ["CSV", "SUMMARY", "archive", "decisions_csv", "film"]
+__all__ = ["SUMMARY", "archive", "decisions_csv", "film"]
