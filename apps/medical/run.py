@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,16 +37,6 @@ from core.errors import DataError, UsageError, unknown  # noqa: E402
 if TYPE_CHECKING:
     from apps.medical.losses import LossName
 
-VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-DICOM = ("a folder of a study or series", "a zip of one", "DICOMDIR", "one multi-frame file")
-LAYOUTS = (
-    "MSD: dataset.json, imagesTr/, labelsTr/",
-    "nnU-Net raw: dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz",
-    "two folders of image and label files with the same names",
-    "PNG, JPEG or TIFF pictures with binary, palette or instance masks",
-)
-
 Continue = Annotated[bool, typer.Option("--continue", help="Skip cases that are already finished.")]
 
 app = cli.make_app("medical", f"Segment medical images in 2-D and 3-D. {DISCLAIMER}")
@@ -73,26 +63,10 @@ def info(
         return
     if model is not None:
         raise UsageError("--model goes with a path: info PATH --model NAME")
-    from apps.medical import catalog
-    from apps.medical.classification.catalog import BAGS, CLASSIFIERS, DEIT
-    from apps.medical.shipped import model_summaries
+    from apps.medical.listing import listing, print_listing
 
-    report = {
-        "name": "medical",
-        "version": _version(),
-        "disclaimer": DISCLAIMER,
-        "verbs": _verbs(),
-        "models": {name: _model(entry) for name, entry in catalog.MODELS.items()},
-        "classifiers": {
-            **{name: f"small {backbone}" for name, (backbone, _) in CLASSIFIERS.items()},
-            **{name: "DeiT's published size, with a distillation token" for name in DEIT},
-            **BAGS,
-        },
-        "weights": model_summaries(),
-        "inputs": {"volumes": VOLUMES, "pictures": PICTURES, "dicom": DICOM, "datasets": LAYOUTS},
-        "exit_codes": cli.EXIT_CODES,
-    }
-    cli.emit(report, as_json=json, human=lambda: _print_info(report))
+    report = listing(_verbs())
+    cli.emit(report, as_json=json, human=lambda: print_listing(report))
 
 
 @app.command()
@@ -540,15 +514,6 @@ pacs.register(app)
 pretrain.register(app)
 
 
-# What `info` reads. All of it is text and JSON on disk.
-
-
-def _version() -> str:
-    from core import __version__
-
-    return __version__
-
-
 def _verbs() -> dict[str, str]:
     """Each verb and the first sentence of its help, from the commands themselves."""
     verbs = {}
@@ -558,63 +523,6 @@ def _verbs() -> dict[str, str]:
             name = command.name or function.__name__.replace("_", "-")
             verbs[name] = (command.help or function.__doc__ or "").strip().split("\n")[0]
     return verbs
-
-
-def _model(entry: Any) -> dict[str, Any]:
-    return {
-        "title": entry.title,
-        "summary": entry.summary,
-        "paper": entry.paper,
-        "ranks": list(entry.ranks),
-        "defaults": dict(entry.defaults),
-    }
-
-
-def _print_info(report: dict[str, Any]) -> None:
-    print(f"Triptych {report['version']}, medical segmentation. {report['disclaimer']}")
-    _print_table("Verbs", report["verbs"].items())
-    _print_table(
-        "Networks (train --model NAME)",
-        (
-            (name, f"{'/'.join(f'{rank}-D' for rank in entry['ranks'])}  {entry['summary']}")
-            for name, entry in report["models"].items()
-        ),
-    )
-    _print_table(
-        "Classifiers (classify train --network NAME), beside every backbone of core",
-        report["classifiers"].items(),
-    )
-    _print_table(
-        "Trained models (predict --model NAME, or a model folder)",
-        (
-            (name, f"{entry['rank']}-D {entry['network']}; labels: {_names(entry['labels'])}")
-            for name, entry in report["weights"].items()
-        ),
-    )
-    inputs = report["inputs"]
-    _print_table(
-        "Inputs",
-        [("volumes", " ".join(inputs["volumes"])), ("pictures", " ".join(inputs["pictures"]))]
-        + [("DICOM", ", ".join(inputs["dicom"]) + "; `info PATH` lists its series")]
-        + [("data set", layout) for layout in inputs["datasets"]],
-    )
-    _print_table("Exit codes", ((str(code), text) for code, text in report["exit_codes"].items()))
-
-
-def _names(labels: Any) -> str:
-    """Label names in order, background left out; ``labels`` maps '0', '1', ... to names."""
-    items = labels.items() if isinstance(labels, dict) else enumerate(labels)
-    return ", ".join(str(name) for value, name in items if str(value) != "0")
-
-
-def _print_table(title: str, rows: Any) -> None:
-    rows = list(rows)
-    if not rows:
-        return
-    width = max(len(name) for name, _ in rows)
-    print(f"\n{title}")
-    for name, text in rows:
-        print(f"  {name:<{width}}  {text}")
 
 
 if __name__ == "__main__":
