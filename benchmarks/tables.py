@@ -69,6 +69,7 @@ def sections(results: Path = ROOT / "benchmarks" / "results") -> list[tuple[str,
     add("timeseries", "many_series", many_series)
     add("driving", "driving_world", driving_world)
     add("driving", "driving_agent", driving_agent)
+    add("driving", "driving_balance", driving_balance)
     add("driving", "driving_expert", driving_expert)
     add("driving", "driving_collection", driving_collection)
     add("core", "startup", startup)
@@ -522,6 +523,37 @@ def driving_agent(result: dict[str, Any]) -> str:
         "`expert` sees the simulator's own state; `constant` and `blind` do not look, and `blind`"
         " follows points 10 m apart at the known limits of speed.",
     ]
+    return "\n".join(lines)
+
+
+def driving_balance(result: dict[str, Any]) -> str:
+    """Ways to weigh the losses of the driver: mean and range over seeds, open loop."""
+    rows = result["rows"]
+    seeds = sorted({row["seed"] for row in rows})
+    standing = rows[0]["waypoints_constant_speed"]["ade"]
+    lines = [
+        f"**Weighing the driver's losses**: `small` from scratch, {result['steps']} steps, {len(seeds)}"
+        " seeds, same drives and held-out routes; mean and range over seeds. So short a training tells"
+        f" how fast each begins, not where it ends: a constant speed is off by {standing:.2f} m.",
+        "",
+        "| weights | mIoU | waypoints off by, m | red light F1 | wheel |",
+        "|---|---|---|---|---|",
+    ]
+    names = {"fixed": "fixed", "uncertainty": "uncertainty", "gradnorm": "GradNorm, every step"}
+    for balance, name in names.items():
+        own = [row for row in rows if row["balance"] == balance]
+        columns = (
+            ([row["miou"] for row in own], 3),
+            ([row["waypoints"]["ade"] for row in own], 2),
+            ([row["red_light"]["f1"] or 0.0 for row in own], 2),
+            ([row["steer_mae"] for row in own], 4),
+        )
+        cells = [
+            f"{sum(values) / len(values):.{places}f}"
+            f" ({min(values):.{places}f} to {max(values):.{places}f})"
+            for values, places in columns
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
