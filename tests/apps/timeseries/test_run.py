@@ -159,10 +159,6 @@ def test_evaluate_by_hand(command, table, csv) -> None:
     assert report["mae"] == pytest.approx(np.abs(errors).mean())
 
 
-def test_functions_of_the_package() -> None:
-    assert set(apps.timeseries.__all__) == {"fit", "forecast", "backtest"}
-
-
 def test_the_same_forecast_in_python(command, table, csv, tmp_path, small_model) -> None:
     file = csv(table())
     assert command("forecast", file, "--model", small_model, "--out", tmp_path / "out")[0] == 0

@@ -84,7 +84,10 @@ class Enough(BaseException):
 
 
 class Impatient(Progress):
-    """Has had enough ``after`` so many seconds of a note with ``word`` in it, and says so once."""
+    """Has had enough ``after`` so many seconds of a note with ``word`` in it, and says so once.
+
+    Or when another note comes: a quick machine may be through with it sooner.
+    """
 
     def __init__(self, word: str, after: float = 0.0) -> None:
         self.word, self.after = word, after
@@ -93,10 +96,11 @@ class Impatient(Progress):
 
     def show(self, task: Task, event: Event) -> None:
         now = time.monotonic()
-        if self.raised is not None or self.word not in task.note:
+        seen = self.word in task.note
+        if self.raised is not None or not (seen or self.since):
             return
         self.since = self.since or now
-        if now - self.since >= self.after:
+        if not seen or now - self.since >= self.after:
             self.raised = now
             raise Enough
 
