@@ -65,6 +65,11 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def leftovers(folder: Path, pattern: str) -> Iterator[Path]:
+    """What writers of ``folder / pattern`` that were killed left behind; ``pattern`` as for glob."""
+    return folder.glob(f".tmp-????????-{pattern}")
+
+
 def require_writable(folder: Path, names: Sequence[str], force: bool = False) -> None:
     """Refuse, before any work, a folder of results that ``results_folder`` could not write.
 

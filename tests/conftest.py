@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,19 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def write_dicom_series() -> Callable:
+    """``write_series`` of the DICOM tests' conftest, for tests elsewhere."""
+    place = ROOT / "tests" / "apps" / "medical" / "dicom" / "conftest.py"
+    spec = spec_from_file_location("synthetic_dicom", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module.write_series
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from apps.medical.results import (
 )
 from core.config import StrictModel
 from core.errors import DataError, TriptychError, UsageError
-from core.files import atomic_path, sha256, write_text
+from core.files import sha256
 
 if TYPE_CHECKING:
     from apps.medical.store import Model
@@ -201,7 +201,7 @@ def write_edited(
         else:
             warnings.append("no report: the image is not where it was segmented")
         about["warnings"] = [*source.manifest.get("warnings", []), *warnings]
-        write_derived(folder, source, labels, grid, about)
+        write_derived(folder, source, labels, grid, about, images)
     return root / source.case
 
 
@@ -270,22 +270,18 @@ def _write_dicom(
     deidentify: bool,
     warnings: list[str],
 ) -> None:
-    from apps.medical.dicom.codes import codes_for
-    from apps.medical.dicom.segmentation import Algorithm, write_seg
-    from core import __version__
+    from apps.medical.dicom.segmentation import write_seg
+    from apps.medical.outputs import seg_algorithm, seg_codes
 
     spec = model.spec
-    digest = next(iter(model.weights.values()), "")[:12]
     try:
         write_seg(
             path,
             labels,
             image,
             spec.labels,
-            codes=spec.codes or codes_for(spec.labels, f"{spec.name} {spec.plan.dataset}"),
-            algorithm=Algorithm(
-                name=spec.name[:64], version=f"{__version__} {digest}".strip(), edited=True
-            ),
+            codes=seg_codes(spec),
+            algorithm=seg_algorithm(model, edited=True),
             description=f"{spec.name} segmentation, edited"[:64],
             deidentify=deidentify,
         )
@@ -303,7 +299,7 @@ def _write_report(
     identify: bool,
     warnings: Sequence[str],
 ) -> None:
-    from apps.medical.report import page, pdf
+    from apps.medical.outputs import write_report
     from apps.medical.report.contents import gather
 
     stats = statistics(
@@ -326,9 +322,7 @@ def _write_report(
         identify=identify,
     )
     contents = replace(contents, model_name=f"{contents.model_name}, edited by hand")
-    write_text(folder / "report.html", page.render(contents))
-    with atomic_path(folder / "report.pdf") as temporary:
-        temporary.write_bytes(pdf.render(contents))
+    write_report(folder, contents)
 
 
 def _model(source: Result) -> Model:

@@ -18,8 +18,11 @@ from core.reporting import Timer, environment, peak_memory_mb
 
 if TYPE_CHECKING:
     from apps.medical.cases import CaseInput
+    from apps.medical.dicom.codes import LabelCode
+    from apps.medical.dicom.segmentation import Algorithm
     from apps.medical.predict import CaseResult, Options
-    from apps.medical.store import Model
+    from apps.medical.report.contents import Contents
+    from apps.medical.store import Model, ModelSpec
 
 UNCERTAINTY = "uncertainty.nii.gz"
 
@@ -88,6 +91,33 @@ def run_in_words(model: Model, options: Options) -> str:
     return ", ".join(words)
 
 
+def write_report(folder: Path, contents: Contents) -> bytes:
+    """Write report.html and report.pdf, and return the latter's content."""
+    from apps.medical.report import page, pdf
+
+    write_text(folder / "report.html", page.render(contents))
+    printed = pdf.render(contents)
+    with atomic_path(folder / "report.pdf") as temporary:
+        temporary.write_bytes(printed)
+    return printed
+
+
+def seg_codes(spec: ModelSpec) -> Mapping[int, LabelCode]:
+    """What the segments are. "anterior" alone is no structure: the model's and data's names say of what."""
+    from apps.medical.dicom.codes import codes_for
+
+    return spec.codes or codes_for(spec.labels, f"{spec.name} {spec.plan.dataset}")
+
+
+def seg_algorithm(model: Model, **more: Any) -> Algorithm:
+    """What made seg.dcm: this version and the first digits of the weights' hash; ``more`` fields."""
+    from apps.medical.dicom.segmentation import Algorithm
+    from core import __version__
+
+    digest = next(iter(model.weights.values()), "")[:12]
+    return Algorithm(name=model.spec.name[:64], version=f"{__version__} {digest}".strip(), **more)
+
+
 def _write_report(
     folder: Path,
     case: CaseInput,
@@ -98,7 +128,6 @@ def _write_report(
     result: CaseResult,
     cleaner: Any,
 ) -> None:
-    from apps.medical.report import page, pdf
     from apps.medical.report.contents import gather
 
     contents = gather(
@@ -112,10 +141,7 @@ def _write_report(
         run_in_words(model, options),
         identify=options.identify,
     )
-    write_text(folder / "report.html", page.render(contents))
-    printed = pdf.render(contents)
-    with atomic_path(folder / "report.pdf") as temporary:
-        temporary.write_bytes(printed)
+    printed = write_report(folder, contents)
     if getattr(volumes[0].store, "series", None) is not None:
         from apps.medical.dicom.encapsulate import write_pdf
 
@@ -143,26 +169,18 @@ def _write_segmentation(
     cleaner: Any,
 ) -> None:
     """seg.dcm. Numbered objects are no classes, for which a segment each would be wrong."""
-    from apps.medical.dicom.codes import codes_for, notes
-    from apps.medical.dicom.segmentation import Algorithm, write_seg
-    from core import __version__
+    from apps.medical.dicom.codes import notes
+    from apps.medical.dicom.segmentation import write_seg
 
     spec = model.spec
     if spec.plan.target == "instances":
         result.warnings.append("no seg.dcm: this model numbers objects, which are not segments")
         return
-    # "anterior" alone is no structure: the model's and the data set's names say of what.
-    codes = spec.codes or codes_for(spec.labels, f"{spec.name} {spec.plan.dataset}")
+    codes = seg_codes(spec)
     result.warnings += notes(codes, spec.labels)
-    digest = next(iter(model.weights.values()), "")[:12]
     parameters = {"overlap": f"{options.overlap:g}", "mirroring": str(options.tta)}
     if model.folds:
         parameters["folds"] = ",".join(model.folds)
-    algorithm = Algorithm(
-        name=spec.name[:64],
-        version=f"{__version__} {digest}".strip(),
-        parameters=parameters,
-    )
     try:
         write_seg(
             folder / "seg.dcm",
@@ -170,7 +188,7 @@ def _write_segmentation(
             reference,
             spec.labels,
             codes=codes,
-            algorithm=algorithm,
+            algorithm=seg_algorithm(model, parameters=parameters),
             description=f"{spec.name} segmentation"[:64],
             deidentify=cleaner if cleaner is not None else False,
         )

@@ -151,16 +151,22 @@ def write_probabilities(folder: Path, probabilities: np.ndarray, classes: Sequen
 
 
 def write_derived(
-    folder: Path, source: Result, labels: np.ndarray, grid: Volume, about: Mapping[str, Any]
+    folder: Path,
+    source: Result,
+    labels: np.ndarray,
+    grid: Volume,
+    about: Mapping[str, Any],
+    images: Sequence[Volume] | None = None,
 ) -> None:
     """Write a segmentation made from others: seg, stats, manifest, and the overlay if possible.
 
     The manifest is the source's with ``about`` on top. Mean intensities and the overlay need the
-    image: they are made when it is still where the source's manifest says and unchanged.
+    image: they are made when it is still where the source's manifest says and unchanged. ``images``
+    are those of ``source_images`` where they were read already.
     """
     from apps.medical.overlay import save_overlay
 
-    images = source_images(source)
+    images = source_images(source) if images is None else images
     for name in SEGMENTATIONS:
         if name == "seg.nii.gz" or not grid.physical or (source.file.parent / name).is_file():
             write_label_like(grid, labels, folder / name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.driving.evaluation.report import SHORT
+from apps.driving.evaluation.trace import spans
 from demos.drives.town import EDGE, INK
 
 if TYPE_CHECKING:
@@ -130,16 +131,7 @@ def _events(figure: go.Figure, trace: Trace) -> None:
 
 def hazards(trace: Trace) -> list[tuple[float, float, str]]:
     """What held the car back, by the driver's word: (from, until, what) s."""
-    found: list[tuple[float, float, str]] = []
-    running: dict[str, float] = {}
-    for tick in trace.ticks:
-        for name in [name for name in running if name not in tick.hazards]:
-            found.append((running.pop(name), tick.time, name))
-        for name in tick.hazards:
-            running.setdefault(name, tick.time)
-    end = trace.ticks[-1].time if trace.ticks else 0.0
-    found += [(since, end, name) for name, since in running.items()]
-    return sorted(found)
+    return spans(trace.ticks, lambda tick: tick.hazards)
 
 
 def on_the_ground(traces: Sequence[tuple[str, Trace]], height: int = 380) -> go.Figure:

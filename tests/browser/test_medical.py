@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,19 +55,14 @@ def coloured(picture: np.ndarray, label: int) -> float:
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
+def study(
+    tmp_path_factory: pytest.TempPathFactory, samples: Path, write_dicom_series: Callable
+) -> Path:
     """A zip of a study with the sample hippocampus as a DICOM series; the patient is nobody."""
-    place = Path(__file__).parents[1] / "apps" / "medical" / "dicom" / "conftest.py"
-    spec = spec_from_file_location("synthetic_series_for_browsers", place)
-    assert spec is not None
-    assert spec.loader is not None
-    made = module_from_spec(spec)
-    sys.modules[spec.name] = made  # dataclasses look their module up
-    spec.loader.exec_module(made)
     image = nib.load(samples / "hippocampus" / "imagesTr" / "hippocampus_003.nii.gz")
     array = np.asarray(image.dataobj)[::-1, ::-1].astype(np.uint16)  # RAS to LPS
     folder = tmp_path_factory.mktemp("study")
-    made.write_series(
+    write_dicom_series(
         folder, array.shape, array=array, spacing=(1, 1, 1), description="T1 hippocampus"
     )
     with zipfile.ZipFile(folder / "study.zip", "w") as archive:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import sys
 import threading
 import zipfile
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +27,18 @@ def app(open_page) -> Any:
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
+def study(
+    tmp_path_factory: pytest.TempPathFactory, samples: Path, write_dicom_series: Callable
+) -> Path:
     """A zip of a study: the sample hippocampus as a DICOM series, and a localizer of one slice."""
-    place = ROOT / "tests" / "apps" / "medical" / "dicom" / "conftest.py"
-    spec = spec_from_file_location("synthetic_series", place)
-    assert spec is not None
-    assert spec.loader is not None
-    made = module_from_spec(spec)
-    sys.modules[spec.name] = made  # dataclasses look their module up
-    spec.loader.exec_module(made)
     image = nib.load(samples / "hippocampus" / "imagesTr" / "hippocampus_003.nii.gz")
     array = np.asarray(image.dataobj)[::-1, ::-1].astype(np.uint16)  # RAS to LPS
     folder = tmp_path_factory.mktemp("study")
-    made.write_series(
+    write_dicom_series(
         folder / "t1", array.shape, array=array, spacing=(1, 1, 1), patient=ID, number=4,
         description="T1 hippocampus",
     )  # fmt: skip
-    made.write_series(
+    write_dicom_series(
         folder / "scout", (20, 20, 1), spacing=(1, 1, 5), patient=ID, number=1, description="scout"
     )
     archive = folder / "study.zip"

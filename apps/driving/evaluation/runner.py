@@ -30,7 +30,7 @@ from apps.driving.evaluation.trace import SUFFIX, clear
 from apps.driving.evaluation.worker import Job
 from apps.driving.routes.files import RouteSpec, read_routes
 from core.errors import DataError, ResourceError, UsageError
-from core.files import require_writable, sha256, write_json
+from core.files import leftovers, require_writable, sha256, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import environment
 
@@ -322,7 +322,7 @@ def _prepare(
 
 def _sweep(out: Path, spec: RouteSpec) -> None:
     """Remove the half of a video that a killed worker left behind."""
-    for file in out.glob(f".tmp-????????-{spec.id}.mp4"):
+    for file in leftovers(out, f"{spec.id}.mp4"):
         file.unlink(missing_ok=True)
 
 

@@ -13,6 +13,7 @@ it came from a stranger: sizes are bounded, numbers checked, and no path is take
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ from core.errors import DataError, UsageError, unknown
 if TYPE_CHECKING:
     from apps.driving.evaluation.replay import Replay
 
-__all__ = ["SUFFIX", "Lane", "Meta", "Neighbour", "Tick", "Trace", "clear", "picture_name"]
+__all__ = ["SUFFIX", "Lane", "Meta", "Neighbour", "Tick", "Trace", "clear", "picture_name", "spans"]
 
 SUFFIX = ".trace"
 MAX_TICKS = 200_000  # more than five hours at ten decisions a second
@@ -154,16 +155,7 @@ class Trace:
     @property
     def interventions(self) -> list[tuple[float, float, str]]:
         """What the supervisor changed: (from, until, reason) s, one after the other."""
-        found: list[tuple[float, float, str]] = []
-        running: dict[str, float] = {}
-        for tick in self.ticks:
-            for reason in [reason for reason in running if reason not in tick.interventions]:
-                found.append((running.pop(reason), tick.time, reason))
-            for reason in tick.interventions:
-                running.setdefault(reason, tick.time)
-        end = self.ticks[-1].time + self.meta.interval if self.ticks else 0.0
-        found += [(since, end, reason) for reason, since in running.items()]
-        return sorted(found)
+        return spans(self.ticks, lambda tick: tick.interventions, last=self.meta.interval)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -238,3 +230,22 @@ def clear(folder: Path) -> None:
     for place in (folder / PICTURES, folder):
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
+
+
+def spans(
+    ticks: Iterable[Tick], names: Callable[[Tick], Collection[str]], last: float = 0.0
+) -> list[tuple[float, float, str]]:
+    """When each of the ``names`` of a tick held, without a break: (from, until, name) s, in order.
+
+    What still holds at the last tick ends ``last`` s after it.
+    """
+    found: list[tuple[float, float, str]] = []
+    running: dict[str, float] = {}
+    time = 0.0
+    for tick in ticks:
+        time, now = tick.time, names(tick)
+        found += [(running.pop(name), time, name) for name in list(running) if name not in now]
+        for name in now:
+            running.setdefault(name, time)
+    found += [(since, time + last, name) for name, since in running.items()]
+    return sorted(found)

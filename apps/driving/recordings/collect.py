@@ -28,7 +28,7 @@ from apps.driving.recordings.card import write_card
 from apps.driving.recordings.job import Job
 from apps.driving.recordings.process import RouteLost, in_process
 from core.errors import ResourceError, UsageError
-from core.files import require_writable
+from core.files import leftovers, require_writable
 from core.progress import Progress, SilentProgress, Task
 
 SCENARIO = "sampled"
@@ -259,7 +259,7 @@ def _recorded(path: Path) -> int:
 def _sweep(folder: Path, seed: int, number: int | None = None) -> None:
     """Remove what routes of this series left behind that were killed while they wrote."""
     which = "*" if number is None else f"{number:04d}"
-    for path in folder.glob(f".tmp-*-route_s{seed}_{which}"):
+    for path in leftovers(folder, f"route_s{seed}_{which}"):
         shutil.rmtree(path, ignore_errors=True)
 
 

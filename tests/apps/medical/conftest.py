@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,15 +141,6 @@ def calibration() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def dicom_series(tmp_path: Path) -> Path:
+def dicom_series(tmp_path: Path, write_dicom_series: Callable) -> Path:
     """A folder with a synthetic MR series of 12 slices; the patient is nobody."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    place = Path(__file__).parent / "dicom" / "conftest.py"
-    spec = spec_from_file_location("synthetic_dicom", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module.write_series(tmp_path / "series", (20, 18, 12)).folder
+    return write_dicom_series(tmp_path / "series", (20, 18, 12)).folder

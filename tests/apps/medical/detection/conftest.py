@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,16 +79,3 @@ def write_study(study) -> Callable[..., Path]:
         return folder
 
     return write
-
-
-@pytest.fixture(scope="session")
-def dicom() -> Callable:
-    """The writer of synthetic series that the DICOM tests use."""
-    file = Path(__file__).parents[1] / "dicom" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("dicom_series", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["dicom_series"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module.write_series

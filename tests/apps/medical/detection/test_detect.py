@@ -259,7 +259,7 @@ def test_the_command_lines_mistakes(command, tmp_path, model_folder, study_folde
 
 
 def test_a_dicom_study_gets_a_segmentation_of_its_t2w_series(
-    tmp_path, painted, detector, dicom
+    tmp_path, painted, detector, write_dicom_series
 ) -> None:
     """Each candidate is a segment, at the same place of the world."""
     from apps.medical.dicom.segmentation import read_seg
@@ -271,7 +271,7 @@ def test_a_dicom_study_gets_a_segmentation_of_its_t2w_series(
         lps = np.diag([-1, -1, 1, 1]) @ volume.affine
         cosines = (lps[:3, :2] / volume.spacing[:2]).T
         centre = lps[:3, :3] @ ((np.array(volume.shape) - 1) / 2) + lps[:3, 3]
-        dicom(
+        write_dicom_series(
             tmp_path / "study" / role, volume.shape, plane=cosines.ravel(), number=number + 1,
             spacing=volume.spacing, centre=centre, array=volume.array.round().astype(np.uint16),
             description=description,

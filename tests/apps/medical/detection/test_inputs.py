@@ -179,7 +179,7 @@ def test_a_constant_image_is_refused(tmp_path, study, write_study) -> None:
         read_study(folder)
 
 
-def write_dicom(dicom, folder: Path, **changes: dict[str, Any]) -> Path:
+def write_dicom(write_dicom_series, folder: Path, **changes: dict[str, Any]) -> Path:
     """T2W, ADC, high b-value and a sagittal T2 of one patient, on two grids."""
     wanted: dict[str, dict[str, Any]] = {
         "t2w": {"description": "t2_tse_tra", "number": 4, "shape": (40, 40, 12),
@@ -191,12 +191,12 @@ def write_dicom(dicom, folder: Path, **changes: dict[str, Any]) -> Path:
                 "spacing": (2.0, 2.0, 3.0)},
     }  # fmt: skip
     for name, values in wanted.items():
-        dicom(folder / name, **(values | changes.get(name, {})))
+        write_dicom_series(folder / name, **(values | changes.get(name, {})))
     return folder
 
 
-def test_a_dicom_study_is_found_by_rule(tmp_path, dicom) -> None:
-    found = read_study(write_dicom(dicom, tmp_path / "study 7"))
+def test_a_dicom_study_is_found_by_rule(tmp_path, write_dicom_series) -> None:
+    found = read_study(write_dicom(write_dicom_series, tmp_path / "study 7"))
     assert found.case == "study 7"
     assert found.chosen == {
         "t2w": "series 4, t2_tse_tra",
@@ -207,24 +207,24 @@ def test_a_dicom_study_is_found_by_rule(tmp_path, dicom) -> None:
     assert [len(info.files) for info in found.source.series] == [12, 14, 14]
 
 
-def test_a_zip_is_a_study(tmp_path, dicom) -> None:
+def test_a_zip_is_a_study(tmp_path, write_dicom_series) -> None:
     import shutil
 
-    folder = write_dicom(dicom, tmp_path / "raw")
+    folder = write_dicom(write_dicom_series, tmp_path / "raw")
     file = Path(shutil.make_archive(str(tmp_path / "scan"), "zip", folder))
     found = read_study(file)
     assert found.case == "scan"
     assert found.source.series[0].source == file
 
 
-def test_series_of_two_patients_are_refused(tmp_path, dicom) -> None:
-    folder = write_dicom(dicom, tmp_path / "s", adc={"patient": "78", "study": 2})
+def test_series_of_two_patients_are_refused(tmp_path, write_dicom_series) -> None:
+    folder = write_dicom(write_dicom_series, tmp_path / "s", adc={"patient": "78", "study": 2})
     with pytest.raises(DataError, match="of 2 patients"):
         read_study(folder)
 
 
-def test_a_dicom_study_without_adc_says_what_there_is(tmp_path, dicom) -> None:
-    folder = write_dicom(dicom, tmp_path / "s", adc={"description": "something"})
+def test_a_dicom_study_without_adc_says_what_there_is(tmp_path, write_dicom_series) -> None:
+    folder = write_dicom(write_dicom_series, tmp_path / "s", adc={"description": "something"})
     with pytest.raises(DataError, match=r"no ADC map series; name one with --adc.*7: something"):
         read_study(folder)
     assert read_study(folder, adc="something").chosen["adc"] == "series 7, something"
