@@ -8,7 +8,7 @@ from torch import nn
 
 from core.errors import UsageError
 from core.mixers import build_mixer, mixer_config
-from core.mixers.base import EXPLICIT_KEYS, BlockContext, attend
+from core.mixers.base import EXPLICIT_KEYS, EXPLICIT_KEYS_BF16, BlockContext, attend
 
 
 def make(rank: int = 1, dim: int = 16, **options: Any) -> Any:
@@ -85,6 +85,25 @@ def test_causal_attention_equals_a_mask(keys: int) -> None:
         with torch.set_grad_enabled(grad):
             got = attend(q, k, v, causal=True)
             torch.testing.assert_close(got, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("keys", [7, EXPLICIT_KEYS + 9, EXPLICIT_KEYS_BF16 + 9])
+def test_bfloat16_loses_no_more_than_its_mantissa(keys: int, autocast: bool) -> None:
+    """Forward and backward, whichever form computes it; softmax rounds only its result."""
+    q, k, v = torch.randn(3, 2, 3, keys, 4, dtype=torch.bfloat16)
+    grad = torch.randn(2, 3, keys, 4, dtype=torch.bfloat16)
+    results = []
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = [t.detach().to(dtype).requires_grad_() for t in (q, k, v)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype != torch.float64):
+            out = attend(*inputs)
+        assert out.dtype == dtype
+        out.backward(grad.to(dtype))
+        results.append([out, *(t.grad for t in inputs)])
+    for got, wanted in zip(*results, strict=True):
+        error = (got.double() - wanted).norm() / wanted.norm()
+        assert error < 2**-6  # 8 bits of mantissa, a few roundings
 
 
 def test_mistakes_are_explained() -> None:
