@@ -20,7 +20,8 @@ Each pre-training and each training is a cell with a folder of its own in ``--wo
 it goes on with the cells that are missing; a cell that was cut off goes on from its checkpoint.
 CPU-seconds are of the process that finished a cell.
 ``--collect`` gathers what is finished and trains nothing; a missing cell is an error that names it,
-or with ``--partial`` left out and counted.
+or with ``--partial`` its seed is left out and the cell counted.  ``--add`` takes the seeds that
+``--out`` holds as finished, on whatever machine, and computes only the others.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ SIZES = (5, 10, 20, 50)
 SEEDS = (0, 1, 2, 3, 4)
 RESAMPLES = 2000
 TEST_FOLD = 0
+DIGITS = 5
+"""Of each Dice, so that what a result holds counts like what was just computed."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--collect", action="store_true", help="gather finished cells, train none")
     parser.add_argument("--partial", action="store_true", help="collect without missing cells")
+    parser.add_argument("--add", action="store_true", help="keep the seeds that --out holds")
     parser.add_argument("--note", help="what else a reader of the result must know")
     parser.add_argument("--one", metavar="CELL", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.kept = kept(args.out) if args.add else {}
     args.sizes = sorted(set(args.sizes))
     args.reserve = args.reserve or max(args.sizes)
     if args.reserve < max(args.sizes):
@@ -99,16 +104,49 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def cells(args: argparse.Namespace) -> tuple[list[Cell], list[Cell]]:
-    """(pre-trainings, trainings), seed by seed so that a stopped benchmark has whole seeds."""
-    before = [Cell(arm, seed) for seed in args.seeds for arm in args.arms]
-    after = [
-        Cell(arm, seed, size)
-        for seed in args.seeds
-        for size in args.sizes
-        for arm in (SCRATCH, *args.arms)
-    ]
+def cells(args: argparse.Namespace, seed: int) -> tuple[list[Cell], list[Cell]]:
+    """(pre-trainings, trainings) of ``seed``."""
+    before = [Cell(arm, seed) for arm in args.arms]
+    after = [Cell(arm, seed, size) for size in args.sizes for arm in (SCRATCH, *args.arms)]
     return before, after
+
+
+def kept(file: Path) -> dict[Cell, dict[str, Any]]:
+    """The finished cells that a result holds: :func:`compact`'s inverse."""
+    if not file.is_file():
+        raise SystemExit(f"{file}: is not there; leave out --add to begin it")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    found = {}
+    for name, row in result["cells"].items():
+        record = {**row, "cell": name}
+        if "dice" in row:
+            columns = row["dice"].items()
+            record["dice"] = {
+                case: {label: values[i] for label, values in columns}
+                for i, case in enumerate(result["test_case_ids"])
+            }
+        found[Cell.parse(name)] = record
+    return found
+
+
+def compact(record: dict[str, Any]) -> dict[str, Any]:
+    """A finished cell as the result holds it: Dice by label, in the order of the sorted cases."""
+    row: dict[str, Any] = {
+        "settings": record["settings"],
+        "cpu_seconds": round(record["cpu_seconds"], 1),
+        "environment": {key: record["environment"][key] for key in ("commit", "modified")},
+    }
+    if "dice" not in record:
+        gain = round(record["metrics"]["gain"], 5)
+        return {**row, "images": record["images"], "metrics": {"gain": gain}}
+    dice = record["dice"]
+    columns = {
+        label: [
+            None if (v := dice[case][label]) is None else round(v, DIGITS) for case in sorted(dice)
+        ]
+        for label in next(iter(dice.values()))
+    }
+    return {**row, "dice": columns}
 
 
 def deal(args: argparse.Namespace, seed: int) -> tuple[list[str], list[str], list[str]]:
@@ -243,7 +281,10 @@ def subset(dataset: Path, folder: Path, training: Sequence[str], test: Sequence[
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Every cell that is not finished: the pre-trainings, then the trainings, ``--jobs`` at once."""
+    """Every cell that is not finished, ``--jobs`` at once.
+
+    Seed by seed, so that a stopped benchmark has whole seeds.
+    """
 
     def start(cell: Cell) -> None:
         began = time.monotonic()
@@ -253,43 +294,53 @@ def run_all(args: argparse.Namespace) -> None:
             raise SystemExit(f"{cell.name} failed:\n{done.stderr[-3000:]}")
         print(f"{cell.name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
-    for group in cells(args):
-        waiting = [cell for cell in group if finished(args, cell) is None]
-        with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(start, waiting))
+    for seed in args.seeds:
+        for group in cells(args, seed):
+            waiting = [cell for cell in group if finished(args, cell) is None]
+            with ThreadPoolExecutor(args.jobs) as pool:
+                list(pool.map(start, waiting))
 
 
 def finished(args: argparse.Namespace, cell: Cell) -> dict[str, Any] | None:
     """The record of a finished cell.  Ends the program where it was made with other settings."""
-    file = record_of(args, cell)
-    if not file.is_file():
+    file, record = record_of(args, cell), args.kept.get(cell)
+    if record is not None:
+        file = args.out
+    elif file.is_file():
+        record = json.loads(file.read_text(encoding="utf-8"))
+    else:
         return None
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    wanted = settings_of(args, cell)
-    for key, value in wanted.items():
+    for key, value in settings_of(args, cell).items():
         if record["settings"].get(key) != value:
             raise SystemExit(
-                f"{file}: made with {key} {record['settings'].get(key)}, now it is {value}; give "
-                "another --work"
+                f"{file}: {cell.name} was made with {key} {record['settings'].get(key)}, now it is "
+                f"{value}; give another {'--out' if file == args.out else '--work'}"
             )
-    return record
+    return dict(record)
 
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """Dice by number of labelled cases and arm, and each arm's difference to scratch."""
     from core.reporting import environment
 
-    before, after = cells(args)
-    records = {cell: finished(args, cell) for cell in (*before, *after)}
-    missing = [cell.name for cell, record in records.items() if record is None]
+    have: dict[Cell, dict[str, Any]] = {}
+    missing, seeds = [], []
+    for seed in sorted({*args.seeds, *(cell.seed for cell in args.kept)}):
+        wanted = [cell for group in cells(args, seed) for cell in group]
+        records = {cell: finished(args, cell) for cell in wanted}
+        lacking = [cell.name for cell, record in records.items() if record is None]
+        missing += lacking
+        if not lacking:  # every arm and size, or the arms would not be compared on the same cases
+            seeds.append(seed)
+            have |= {cell: record for cell, record in records.items() if record is not None}
     if missing and not args.partial:
         raise SystemExit(f"{len(missing)} cells are missing, first {missing[0]}")
-    have = {cell: record for cell, record in records.items() if record is not None}
-    seeds = [
-        seed for seed in args.seeds if all(c in have for c in after if c.seed == seed)
-    ]  # seeds with every arm and size, or the arms would not be compared on the same cases
     if not seeds:
         raise SystemExit("no seed is finished")
+    trained = [record for cell, record in have.items() if cell.size is not None]
+    test = sorted(trained[0]["dice"])
+    if any(sorted(record["dice"]) != test for record in trained):
+        raise SystemExit(f"{args.dataset}: not the test cases of the seeds that --out holds")
     sizes: dict[str, Any] = {}
     for size in args.sizes:
         dice = {
@@ -310,12 +361,11 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
             }
             for arm, rows in dice.items()
         }
-    trained = [have[cell] for cell in after if cell in have]
     return {
         "benchmark": "pretraining",
         "dataset": args.plan.stem,
         "model": args.model,
-        "test_cases": len(trained[0]["dice"]),
+        "test_cases": len(test),
         "seeds": seeds,
         "steps": args.steps,
         "peak_learning_rate": args.lr,
@@ -330,6 +380,8 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "labelled_cases": sizes,
         "trained_at_commits": sorted({commit(record) for record in have.values()}),
         "environment": environment(0),
+        "test_case_ids": test,
+        "cells": {cell.name: compact(record) for cell, record in have.items()},
     }
 
 
@@ -361,7 +413,7 @@ def table(rows: list[dict[str, dict[str, float | None]]], label: str | None = No
 
     def value(case: dict[str, float | None]) -> float:
         chosen = [case[label]] if label is not None else list(case.values())
-        return sum(v or 0.0 for v in chosen) / len(chosen)
+        return sum(round(v or 0.0, DIGITS) for v in chosen) / len(chosen)
 
     return np.array([[value(row[case]) for case in sorted(row)] for row in rows])
 

@@ -44,7 +44,7 @@ def settings(dataset: Path, work: Path, **given) -> argparse.Namespace:
         "dataset": dataset, "work": work, "plan": Path("small.yaml"), "model": "cswin_unet",
         "arms": ["mae"], "sizes": [2, 4], "seeds": [0, 1], "steps": 3, "lr": 0.1, "reserve": 6,
         "pretrain_steps": 5, "pretrain_lr": 0.2, "pretrain_batch": 2, "partial": False,
-        "note": None,
+        "note": None, "out": work / "result.json", "kept": {},
     }  # fmt: skip
     return argparse.Namespace(**(values | given))
 
@@ -81,18 +81,19 @@ def test_a_subset_holds_the_cases_named_as_its_fold_0(script, dataset, tmp_path)
 
 
 def test_cells_and_their_folders(script, dataset, tmp_path) -> None:
-    before, after = script.cells(settings(dataset, tmp_path))
-    assert [c.name for c in before] == ["pretraining/mae/seed-0", "pretraining/mae/seed-1"]
-    assert len(after) == 2 * 2 * 2
+    before, after = script.cells(settings(dataset, tmp_path), 1)
+    assert [c.name for c in before] == ["pretraining/mae/seed-1"]
+    assert len(after) == 2 * 2
     for cell in (*before, *after):
         assert script.Cell.parse(cell.name) == cell
 
 
 def finish(script, args, dice) -> None:
     """Records as if every cell had run; ``dice(arm, seed, size)`` of each of three cases."""
-    before, after = script.cells(args)
     made = {"commit": "abc", "modified": False}
-    for cell in (*before, *after):
+    for cell in (
+        cell for seed in args.seeds for group in script.cells(args, seed) for cell in group
+    ):
         if cell.size is None:
             result = {"metrics": {"gain": 0.25}, "images": 9}
         else:
@@ -138,6 +139,39 @@ def test_missing_cells_and_other_settings_are_named(script, dataset, tmp_path) -
     assert (result["seeds"], result["missing"]) == ([0], 1)  # seed 1 lacks a part: all of it is out
     with pytest.raises(SystemExit, match="made with steps 3, now it is 4"):
         script.collect(settings(dataset, tmp_path, steps=4))
+
+
+def test_seeds_are_added_to_a_result_on_another_machine(script, dataset, tmp_path) -> None:
+    random = np.random.default_rng(0)
+    values = {(arm, seed, size): [0.1, float(random.uniform()), 0.7]
+              for arm in ("scratch", "mae") for seed in (0, 1) for size in (2, 4)}  # fmt: skip
+
+    def dice(*cell) -> list[float]:
+        return values[cell]
+
+    whole = settings(dataset, tmp_path / "one")
+    finish(script, whole, dice)
+    first = settings(dataset, tmp_path / "first", seeds=[0], out=tmp_path / "result.json")
+    finish(script, first, dice)
+    first.out.write_text(json.dumps(script.collect(first)))
+    kept = script.kept(first.out)
+    second = settings(dataset, tmp_path / "second", seeds=[1], out=first.out, kept=kept)
+    finish(script, second, dice)
+    added = script.collect(second)
+    assert added["seeds"] == [0, 1]
+    for size, arms in script.collect(whole)["labelled_cases"].items():
+        for arm, row in arms.items():
+            got = added["labelled_cases"][size][arm]["dice"]
+            assert got["by_seed"] == pytest.approx(row["dice"]["by_seed"], abs=2e-5)
+    again = settings(dataset, tmp_path / "empty", out=first.out, kept=kept, seeds=[0])
+    assert (
+        script.collect(again)["labelled_cases"]["2"] == script.collect(first)["labelled_cases"]["2"]
+    )
+    other = settings(dataset, tmp_path / "empty", out=first.out, kept=kept, seeds=[0], steps=4)
+    with pytest.raises(SystemExit, match="made with steps 3, now it is 4; give another --out"):
+        script.collect(other)
+    with pytest.raises(SystemExit, match="leave out --add"):
+        script.kept(tmp_path / "nothing.json")
 
 
 def test_intervals_widen_with_the_seeds_and_the_cases(script) -> None:
