@@ -36,6 +36,8 @@ from core.errors import DataError, TriptychError, UsageError
 from core.files import sha256
 
 if TYPE_CHECKING:
+    from apps.medical.dicom.deidentify import Deidentifier
+    from apps.medical.report.contents import Contents
     from apps.medical.store import Model
 
 
@@ -246,20 +248,22 @@ def _write_more(
     warnings: list[str],
 ) -> None:
     """The uncertainty, report and seg.dcm of an edited case, as ``predict`` writes them."""
-    from apps.medical.outputs import UNCERTAINTY
+    from apps.medical.outputs import UNCERTAINTY, from_dicom, one_deidentifier, write_report
 
     options = source.manifest.get("options", {})
-    deidentify = bool(options.get("deidentify"))
+    cleaner = one_deidentifier() if options.get("deidentify") else None
     model = _model(source)
     uncertainty = None
     if (source.file.parent / UNCERTAINTY).is_file():
         shutil.copyfile(source.file.parent / UNCERTAINTY, folder / UNCERTAINTY)
         uncertainty = read_image(folder / UNCERTAINTY).array.reshape(labels.shape)
-    if getattr(images[0].store, "series", None) is not None and not source.instances:
-        _write_dicom(folder / "seg.dcm", labels, images[0], model, deidentify, warnings)
-    _write_report(
-        folder, source, images, labels, uncertainty, model, bool(options.get("identify")), warnings
+    if from_dicom(images[0]) and not source.instances:
+        _write_dicom(folder / "seg.dcm", labels, images[0], model, cleaner, warnings)
+    contents = _contents(
+        source, images, labels, uncertainty, model, bool(options.get("identify")), warnings
     )
+    title = f"Segmentation report, edited, {model.spec.name}"
+    warnings += write_report(folder, contents, images[0], title, cleaner or False)
 
 
 def _write_dicom(
@@ -267,7 +271,7 @@ def _write_dicom(
     labels: np.ndarray,
     image: Volume,
     model: Model,
-    deidentify: bool,
+    cleaner: Deidentifier | None,
     warnings: list[str],
 ) -> None:
     from apps.medical.dicom.segmentation import write_seg
@@ -283,14 +287,13 @@ def _write_dicom(
             codes=seg_codes(spec),
             algorithm=seg_algorithm(model, edited=True),
             description=f"{spec.name} segmentation, edited"[:64],
-            deidentify=deidentify,
+            deidentify=cleaner or False,
         )
     except DataError as error:
         warnings.append(f"no seg.dcm: {error}")
 
 
-def _write_report(
-    folder: Path,
+def _contents(
     source: Result,
     images: Sequence[Volume],
     labels: np.ndarray,
@@ -298,8 +301,7 @@ def _write_report(
     model: Model,
     identify: bool,
     warnings: Sequence[str],
-) -> None:
-    from apps.medical.outputs import write_report
+) -> Contents:
     from apps.medical.report.contents import gather
 
     stats = statistics(
@@ -321,8 +323,7 @@ def _write_report(
         "edited by hand afterwards; the uncertainty is that of the model before",
         identify=identify,
     )
-    contents = replace(contents, model_name=f"{contents.model_name}, edited by hand")
-    write_report(folder, contents)
+    return replace(contents, model_name=f"{contents.model_name}, edited by hand")
 
 
 def _model(source: Result) -> Model:

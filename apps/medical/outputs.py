@@ -19,6 +19,7 @@ from core.reporting import Timer, environment, peak_memory_mb
 if TYPE_CHECKING:
     from apps.medical.cases import CaseInput
     from apps.medical.dicom.codes import LabelCode
+    from apps.medical.dicom.deidentify import Deidentifier
     from apps.medical.dicom.segmentation import Algorithm
     from apps.medical.predict import CaseResult, Options
     from apps.medical.report.contents import Contents
@@ -62,8 +63,8 @@ def write_case(
         title=f"{case.name}   model: {spec.name} ({spec.network.name})",
         instances=objects,
     )
-    series = getattr(reference.store, "series", None) is not None
-    cleaner = _deidentifier() if series and options.deidentify else None
+    series = from_dicom(reference)
+    cleaner = one_deidentifier() if series and options.deidentify else None
     if series:
         _write_segmentation(folder, labels, reference, model, options, result, cleaner)
     if options.report:
@@ -81,25 +82,54 @@ def write_uncertainty(reference: Volume, values: np.ndarray, path: Path) -> Path
     return path
 
 
-def run_in_words(model: Model, options: Options) -> str:
+def run_in_words(model: Model, overlap: float, tta: bool) -> str:
     """How the model was run, for the report: "overlap 0.5, 5 networks, mirrored copies averaged"."""
-    words = [f"windows overlapping by {options.overlap:g}"]
+    words = [f"windows overlapping by {overlap:g}"]
     if len(model.networks) > 1:
         words.append(f"{len(model.networks)} networks averaged ({', '.join(model.folds)})")
-    if options.tta:
+    if tta:
         words.append("mirrored copies averaged")
     return ", ".join(words)
 
 
-def write_report(folder: Path, contents: Contents) -> bytes:
-    """Write report.html and report.pdf, and return the latter's content."""
+def write_report(
+    folder: Path,
+    contents: Contents,
+    reference: Volume,
+    title: str,
+    deidentify: bool | Deidentifier = False,
+) -> list[str]:
+    """Write report.html and report.pdf, and report.dcm where ``reference`` is a DICOM series.
+
+    Returns what could not be written, and why. ``deidentify`` as in ``write_seg``.
+    """
     from apps.medical.report import page, pdf
 
     write_text(folder / "report.html", page.render(contents))
     printed = pdf.render(contents)
     with atomic_path(folder / "report.pdf") as temporary:
         temporary.write_bytes(printed)
-    return printed
+    if not from_dicom(reference):
+        return []
+    from apps.medical.dicom.encapsulate import write_pdf
+
+    try:
+        write_pdf(
+            folder / "report.dcm",
+            printed,
+            reference,
+            title[:64],
+            deidentify=deidentify,
+            identified=bool(contents.identity),
+        )
+    except DataError as error:
+        return [f"no report.dcm: {error}"]
+    return []
+
+
+def from_dicom(volume: Volume) -> bool:
+    """Whether it was read from a DICOM series, so that DICOM objects can refer to it."""
+    return getattr(volume.store, "series", None) is not None
 
 
 def seg_codes(spec: ModelSpec) -> Mapping[int, LabelCode]:
@@ -126,7 +156,7 @@ def _write_report(
     model: Model,
     options: Options,
     result: CaseResult,
-    cleaner: Any,
+    cleaner: Deidentifier | None,
 ) -> None:
     from apps.medical.report.contents import gather
 
@@ -138,25 +168,11 @@ def _write_report(
         result.stats,
         model,
         result.warnings,
-        run_in_words(model, options),
+        run_in_words(model, options.overlap, options.tta),
         identify=options.identify,
     )
-    printed = write_report(folder, contents)
-    if getattr(volumes[0].store, "series", None) is not None:
-        from apps.medical.dicom.encapsulate import write_pdf
-
-        title = f"Segmentation report, {model.spec.name}"
-        try:
-            write_pdf(
-                folder / "report.dcm",
-                printed,
-                volumes[0],
-                title[:64],
-                deidentify=cleaner if cleaner is not None else False,
-                identified=options.identify,
-            )
-        except DataError as error:
-            result.warnings.append(f"no report.dcm: {error}")
+    title = f"Segmentation report, {model.spec.name}"
+    result.warnings += write_report(folder, contents, volumes[0], title, cleaner or False)
 
 
 def _write_segmentation(
@@ -166,7 +182,7 @@ def _write_segmentation(
     model: Model,
     options: Options,
     result: CaseResult,
-    cleaner: Any,
+    cleaner: Deidentifier | None,
 ) -> None:
     """seg.dcm. Numbered objects are no classes, for which a segment each would be wrong."""
     from apps.medical.dicom.codes import notes
@@ -190,13 +206,13 @@ def _write_segmentation(
             codes=codes,
             algorithm=seg_algorithm(model, parameters=parameters),
             description=f"{spec.name} segmentation"[:64],
-            deidentify=cleaner if cleaner is not None else False,
+            deidentify=cleaner or False,
         )
     except DataError as error:
         result.warnings.append(f"no seg.dcm: {error}")
 
 
-def _deidentifier() -> Any:
+def one_deidentifier() -> Deidentifier:
     """One for all files of the case, so that their replaced identifiers agree."""
     from apps.medical.dicom.deidentify import Deidentifier
 

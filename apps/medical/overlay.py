@@ -113,7 +113,7 @@ def planes(
         across, up = (a for a in range(3) if a != axis)
         if min(shape[across], shape[up]) == 1 and max(shape) > 1:
             continue  # seen from the side a single slice is a line
-        cuts.append(turned.cut(axis, _largest_section(chosen.labels, axis)))
+        cuts.append(turned.cut(axis, largest_section(chosen.labels, axis)))
     return cuts
 
 
@@ -282,10 +282,15 @@ def _painted(labels: np.ndarray, instances: bool, wash: float = 0.28) -> np.ndar
     return paint
 
 
-def _largest_section(labels: np.ndarray, axis: int) -> int:
+def largest_section(labels: np.ndarray, axis: int) -> int:
     """The slice with most labelled voxels; the middle one where nothing is labelled."""
     area = (labels > 0).sum(axis=tuple(a for a in range(3) if a != axis))
     return int(area.argmax()) if area.any() else labels.shape[axis] // 2
+
+
+def slice_axis(edges: Sequence[float]) -> int:
+    """The axis that slices were acquired along: that of the longest voxel edge, else the last."""
+    return int(np.argmax(edges)) if max(edges) > 1.2 * min(edges) else len(edges) - 1
 
 
 def _stretched(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:

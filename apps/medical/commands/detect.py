@@ -41,8 +41,14 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="all, or such as 0,2: members of an ensemble.")
         ] = "all",
         tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies.")] = False,
+        report: Annotated[bool, typer.Option(help="Write report.html and report.pdf.")] = True,
+        identify: Annotated[
+            bool,
+            typer.Option("--identify", help="Name the patient of a DICOM study in the report."),
+        ] = False,
         deidentify: Annotated[
-            bool, typer.Option("--deidentify", help="Remove the patient from seg.dcm.")
+            bool,
+            typer.Option("--deidentify", help="Leave the patient out of seg.dcm and report.dcm."),
         ] = False,
         force: Force = False,
         device: Device = "auto",
@@ -65,6 +71,8 @@ def register(app: typer.Typer) -> None:
             rule=CandidateRule.parse(threshold, min_voxels=min_voxels, most=most),
             folds=folds,
             tta=tta,
+            report=report,
+            identify=identify,
             deidentify=deidentify,
             force=force,
             device=device,

@@ -11,6 +11,7 @@ is not background counts as lesion.  OUT/<case>/ holds
     seg.nii.gz             the candidates, numbered from the most confident
     seg.dcm                the same as DICOM Segmentation, where T2W is a DICOM series
     lesions.json           confidence, volume, place and length of each; the case's score
+    report.html, .pdf      each candidate on the three series; report.dcm beside seg.dcm
     overlay.png, manifest.json
 
 and appears under its name only when it is complete.
@@ -44,6 +45,7 @@ from core.reporting import Timer, environment, peak_memory_mb
 
 if TYPE_CHECKING:
     from apps.medical.data.plan import Plan
+    from apps.medical.dicom.deidentify import Deidentifier
     from apps.medical.store import Model
 
 OVERLAP = 0.5
@@ -99,6 +101,8 @@ def detect(
     tta: bool = False,
     overlap: float = OVERLAP,
     batch: int = 1,
+    report: bool = True,
+    identify: bool = False,
     deidentify: bool = False,
     force: bool = False,
     device: str = "auto",
@@ -108,9 +112,10 @@ def detect(
 ) -> DetectionResult:
     """Detect lesions in ``study`` with ``model``; write a case folder below ``out`` where given.
 
-    ``series`` overrides the choice of series by role, see ``inputs.read_study``.  ``deidentify``
-    removes the patient from seg.dcm, which otherwise belongs to the source's study.  Raises UsageError
-    for an unknown model, a model of other inputs and outputs that exist; DataError for a study that
+    ``series`` overrides the choice of series by role, see ``inputs.read_study``.  ``report`` writes
+    report.html and report.pdf, which name the patient of a DICOM study only with ``identify``.
+    ``deidentify`` removes the patient from seg.dcm, report.dcm and the manifest; otherwise the two
+    belong to the source's study.  Raises UsageError for an unknown model, a model of other inputs and outputs that exist; DataError for a study that
     lacks a series or cannot be read; ResourceError when the disk is full.
     """
     from apps.medical.store import Model, load_model
@@ -118,6 +123,8 @@ def detect(
     from core.runtime import fast_matmul
 
     progress = progress or SilentProgress()
+    if identify and deidentify:
+        raise UsageError("--identify and --deidentify contradict each other; choose one")
     set_threads(threads)
     chosen_device = pick_device(device)
     if not isinstance(model, Model):
@@ -155,6 +162,8 @@ def detect(
             "tta": tta,
             "overlap": overlap,
             "batch": batch,
+            "report": report,
+            "identify": identify,
             "deidentify": deidentify,
             "device": str(chosen_device),
             "threads": threads,
@@ -263,13 +272,16 @@ def _write(
     result: DetectionResult,
     timer: Timer,
 ) -> None:
+    from apps.medical.detection.report import gather
+    from apps.medical.outputs import one_deidentifier, run_in_words, write_report
     from apps.medical.overlay import save_overlay
 
     spec, found = model.spec, result.candidates
     write_map(folder / "detection_map.nii.gz", found.map, study.t2w.affine)
     write_map(folder / "probability.nii.gz", result.probability, study.t2w.affine)
     write_label_like(study.t2w, found.index, folder / "seg.nii.gz")
-    _write_dicom(folder, study, model, options, result)
+    cleaner = one_deidentifier() if options["deidentify"] else None
+    _write_dicom(folder, study, model, options, result, cleaner)
     about = {
         "case": study.case,
         "score": result.score,
@@ -287,11 +299,22 @@ def _write(
         {row["lesion"]: _legend(row) for row in result.lesions},
         title=f"{study.case}   lesion candidates on T2W   model: {spec.name} ({spec.network.name})",
     )
+    if options["report"]:
+        contents = gather(
+            study,
+            result,
+            model,
+            options["rule"],
+            run_in_words(model, options["overlap"], options["tta"]),
+            identify=options["identify"],
+        )
+        title = f"Lesion detection report, {spec.name}"
+        result.warnings += write_report(folder, contents, study.t2w, title, cleaner or False)
     manifest = {
         "format": 1,
         "case": study.case,
         "created": now(),
-        "inputs": provenance(study.source),
+        "inputs": provenance(study.source, deidentify=options["deidentify"]),
         "series": dict(study.chosen),
         "outputs": {file.name: sha256(file) for file in sorted(folder.iterdir())},
         "model": model_record(model),
@@ -314,20 +337,21 @@ def _write_dicom(
     model: Model,
     options: dict[str, Any],
     result: DetectionResult,
+    cleaner: Deidentifier | None,
 ) -> None:
     """seg.dcm, a segment for each candidate, where T2W came from DICOM and there is one."""
-    if not result.lesions or not hasattr(study.t2w.store, "sop_uids"):
+    from apps.medical.outputs import from_dicom, seg_algorithm
+
+    if not result.lesions or not from_dicom(study.t2w):
         return
     from apps.medical.dicom.codes import codes_for
-    from apps.medical.dicom.segmentation import Algorithm, write_seg
-    from core import __version__
+    from apps.medical.dicom.segmentation import write_seg
 
-    spec, rule = model.spec, options["rule"]
+    rule = options["rule"]
     names = {
         row["lesion"]: f"lesion {row['lesion']}, confidence {row['confidence']:.2f}"
         for row in result.lesions
     }
-    digest = next(iter(model.weights.values()), "")[:12]
     try:
         write_seg(
             folder / "seg.dcm",
@@ -335,13 +359,12 @@ def _write_dicom(
             study.t2w,
             names,
             codes=codes_for(dict.fromkeys(names, "lesion"), "prostate"),
-            algorithm=Algorithm(
-                name=spec.name[:64],
-                version=f"{__version__} {digest}".strip(),
+            algorithm=seg_algorithm(
+                model,
                 parameters={"threshold": str(rule["threshold"]), "mirroring": str(options["tta"])},
             ),
             description="lesion candidates, research use only",
-            deidentify=options["deidentify"],
+            deidentify=cleaner or False,
         )
     except DataError as error:  # the NIfTI beside it is whole
         result.warnings.append(f"no seg.dcm: {error}")

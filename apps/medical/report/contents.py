@@ -44,11 +44,16 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A report. Every text is plain: whoever lays it out escapes it."""
+    """A report. Every text is plain: whoever lays it out escapes it.
+
+    ``subject`` is what the model did, ``numbers`` the file beside the report with its figures.
+    """
 
     case: str
     created: str
     model_name: str
+    subject: str = "segmentation"
+    numbers: str = "stats.json"
     identity: Pairs
     image: Pairs
     findings: Table
@@ -87,15 +92,15 @@ def gather(
         case=case,
         created=now(),
         model_name=spec.name,
-        identity=_identity(volumes[0]) if identify else [],
+        identity=identity_of(volumes[0]) if identify else [],
         image=image_facts(volumes),
         findings=_objects(stats) if objects else _findings(stats, calibration),
         warnings=list(warnings),
         pictures=[picture for picture in pictures if picture is not None],
-        model=_model(model, run),
+        model=model_facts(model, run),
         trust=_trust(calibration)
         if calibration and calibration.labels
-        else _metrics(spec.metrics, "px" if spec.plan.spacing is None else "mm"),
+        else metrics_table(spec.metrics, "px" if spec.plan.spacing is None else "mm"),
         trust_text=_trust_text(calibration, stats),
         reliability=reliability_picture(calibration.reliability) if calibration else None,
     )
@@ -189,7 +194,7 @@ def _objects(stats: Mapping[str, Any]) -> Table:
     return Table(["Objects", ""], rows)
 
 
-def _identity(volume: Volume) -> Pairs:
+def identity_of(volume: Volume) -> Pairs:
     """Who this is, from the DICOM header; only on request."""
     read = getattr(volume.store, "read_headers", None)
     headers = read() if read is not None else []
@@ -210,7 +215,8 @@ def _identity(volume: Volume) -> Pairs:
     return [(text, value[:200]) for text, value in pairs if value]
 
 
-def _model(model: Model, run: str) -> Pairs:
+def model_facts(model: Model, run: str) -> Pairs:
+    """What the model is, learned from and expects, and how it was run."""
     spec = model.spec
     training = spec.training
     labels = ", ".join(name for label, name in sorted(spec.labels.items()) if label)
@@ -265,7 +271,7 @@ def _trust(calibration: Calibration) -> Table:
     return Table(header, rows, notes=notes)
 
 
-def _metrics(metrics: Mapping[str, Any], unit: str) -> Table | None:
+def metrics_table(metrics: Mapping[str, Any], unit: str) -> Table | None:
     """What the model's own card says, where there is no calibration: means, without intervals."""
     shown = {
         str(name): row

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.medical.data.volume import Volume
-from apps.medical.overlay import Plane, Turned, colour_of, draw_plane, planes, round_bar
+from apps.medical.overlay import Plane, Turned, colour_of, draw_plane, planes, round_bar, slice_axis
 from apps.medical.uncertainty import Bin
 
 if TYPE_CHECKING:
@@ -46,16 +46,17 @@ def plane_pictures(
     others: Mapping[str, np.ndarray] | None = None,
     instances: bool = False,
     tallest: float = TALLEST,
+    marked: str = "segmentation",
 ) -> Picture:
     """Each plane three times: the image alone, with the segmentation, with the uncertainty.
 
     ``others`` are more label maps (*S) to show between the last two, by what to call them;
-    ``tallest`` is the height in inches that the picture may have.
+    ``tallest`` is the height in inches that the picture may have, ``marked`` what the labels are.
     """
     cuts = planes(image, labels)
     rows: list[tuple[str, list[Plane]]] = [
         ("image", [replace(cut, labels=np.zeros_like(cut.labels)) for cut in cuts]),
-        ("segmentation", cuts),
+        (marked, cuts),
     ]
     for name, other in (others or {}).items():
         rows.append((name, planes(image, other, through=labels)))
@@ -123,7 +124,7 @@ def plane_pictures(
     return Picture(
         "planes",
         _png(figure),
-        f"The image, the segmentation{also}{what}, in the planes through its largest sections. "
+        f"The image, the {marked}{also}{what}, in the planes through its largest sections. "
         + ("Radiological convention: the patient's right is on the left." if _sided(cuts) else ""),
         WIDTH,
         height,
@@ -139,7 +140,7 @@ def slice_pictures(image: Volume, labels: np.ndarray, *, instances: bool = False
         return None
     turned = Turned.of(image, labels)
     edges = turned.edges
-    axis = int(np.argmax(edges)) if max(edges) > 1.2 * min(edges) else 2
+    axis = slice_axis(edges)
     others = tuple(a for a in range(3) if a != axis)
     used = np.flatnonzero((turned.labels > 0).any(axis=others))
     if used.size == 0:
@@ -177,6 +178,27 @@ def slice_pictures(image: Volume, labels: np.ndarray, *, instances: bool = False
         WIDTH,
         height,
     )
+
+
+def row_picture(name: str, cuts: Sequence[Plane], caption: str) -> Picture:
+    """Planes side by side at one scale, each under its title: the same place in several series."""
+    top, side, gap = 0.28, 0.08, 0.08
+    wide = sum(cut.labels.shape[1] * cut.edges[1] for cut in cuts)
+    tall = max(cut.labels.shape[0] * cut.edges[0] for cut in cuts)
+    room = WIDTH - 2 * side - gap * (len(cuts) - 1)
+    scale = min(room / wide, (TALLEST - top - side) / tall)
+    height = top + tall * scale + side
+    figure = _figure(WIDTH, height)
+    x = side + (room - wide * scale) / 2
+    for cut in cuts:
+        w, h = (
+            cut.labels.shape[1] * cut.edges[1] * scale,
+            cut.labels.shape[0] * cut.edges[0] * scale,
+        )
+        axes = figure.add_axes((x / WIDTH, side / height, w / WIDTH, h / height))
+        draw_plane(axes, cut, round_bar(w / scale), "mm", wash=0.0)
+        x += w + gap
+    return Picture(name, _png(figure), caption, WIDTH, height)
 
 
 def reliability_picture(bins: Sequence[Bin]) -> Picture:

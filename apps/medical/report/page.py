@@ -56,7 +56,7 @@ def render(contents: Contents) -> str:
         trust = f'<div class="half"><div>{trust}</div>{_picture(c.reliability)}</div>'
     parts = [
         f"<h1>{escape(c.case)}</h1>",
-        f'<p class="sub">Automatic segmentation by {escape(c.model_name)}, '
+        f'<p class="sub">Automatic {escape(c.subject)} by {escape(c.model_name)}, '
         f"{escape(c.created.replace('T', ' ').replace('+00:00', ' UTC'))}</p>",
         f'<p class="use">{escape(c.disclaimer)}</p>',
         _pairs(c.identity) if c.identity else "",
@@ -72,8 +72,8 @@ def render(contents: Contents) -> str:
         table,
         "<h2>Model</h2>",
         _pairs(c.model),
-        f"<footer>{escape(c.disclaimer)} Numbers and settings of this run are in stats.json and "
-        "manifest.json beside this report.</footer>",
+        f"<footer>{escape(c.disclaimer)} Numbers and settings of this run are in "
+        f"{escape(c.numbers)} and manifest.json beside this report.</footer>",
     ]
     body = "\n".join(part for part in parts if part)
     return (
@@ -81,7 +81,7 @@ def render(contents: Contents) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(c.case)}: segmentation report</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escape(c.case)}: {escape(c.subject)} report</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
 

@@ -44,7 +44,7 @@ def render(contents: Contents) -> bytes:
     story: list[Any] = [
         text(c.case, "title"),
         text(
-            f"Automatic segmentation by {c.model_name}, "
+            f"Automatic {c.subject} by {c.model_name}, "
             f"{c.created.replace('T', ' ').replace('+00:00', ' UTC')}",
             "soft",
         ),
@@ -84,7 +84,7 @@ def render(contents: Contents) -> bytes:
     stream = BytesIO()
     document = SimpleDocTemplate(
         stream, pagesize=A4, leftMargin=MARGIN * mm, rightMargin=MARGIN * mm,
-        topMargin=MARGIN * mm, bottomMargin=18 * mm, title=f"{c.case}: segmentation report",
+        topMargin=MARGIN * mm, bottomMargin=18 * mm, title=f"{c.case}: {c.subject} report",
         author="Triptych", subject=c.disclaimer, creator="Triptych", invariant=1,
     )  # fmt: skip
 

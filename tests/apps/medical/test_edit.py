@@ -178,6 +178,9 @@ def test_an_edited_series_says_that_a_person_took_part(model_3d, dicom_series, t
     folder = write_edited(tmp_path / "edited2", source, edited, edits)
     segments = pydicom.dcmread(folder / "seg.dcm").SegmentSequence
     assert {item.SegmentAlgorithmType for item in segments} == {"SEMIAUTOMATIC"}
+    report = pydicom.dcmread(folder / "report.dcm")
+    assert report.StudyInstanceUID == pydicom.dcmread(folder / "seg.dcm").StudyInstanceUID
+    assert "edited" in report.DocumentTitle
     original = pydicom.dcmread(source.file.parent / "seg.dcm").SegmentSequence
     assert {item.SegmentAlgorithmType for item in original} == {"AUTOMATIC"}
 

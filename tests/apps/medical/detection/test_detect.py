@@ -17,15 +17,10 @@ from apps.medical.detection.detect import (
     require_detector,
     unlike_training,
 )
-from apps.medical.detection.inputs import Biparametric
 from apps.medical.detection.metrics import Scored, score_cases
-from apps.medical.detection.picai import make_plan
-from apps.medical.detection.synthetic import Lesion, level_of, paint, truth, write_image
+from apps.medical.detection.synthetic import write_image
 from core.errors import UsageError
 
-GRID = {"spacing": [1.0, 1.0, 3.0], "shape": [72, 72, 18], "patch": [40, 40, 18]}
-# Right front up, and left back down, of the scene's middle (4, -6, 10): no mirroring swaps them.
-CENTRES = ((19.0, 2.0, 19.0), (-8.0, -14.0, 2.0))
 HALF = CandidateRule(threshold=0.5)  # the scene's own hills stay below
 
 
@@ -33,49 +28,12 @@ def right_first(result) -> list[dict]:
     return sorted(result.lesions, key=lambda row: -row["centre_mm"][0])
 
 
-class Painted(torch.nn.Module):
-    """Finds what is dark on ADC and bright at high b, by arithmetic: a network without weights."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        evidence = torch.minimum(x[:, 2], -x[:, 1])
-        return torch.stack([torch.zeros_like(evidence), 3 * (evidence - 1.5)], 1)
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory):
-    from apps.medical.store import Model, ModelSpec, NetworkSpec
-
-    plan = make_plan(["a"], **GRID)
-    about = NetworkSpec(name="unet", rank=3, in_channels=3, out_channels=2)
-    spec = ModelSpec(name="painted", network=about, plan=plan, labels=plan.labels)
-    return Model((Painted(),), spec, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def painted(study) -> tuple[Biparametric, np.ndarray]:
-    """The study with two lesions of different strength, and the truth on the T2W grid."""
-    from dataclasses import replace
-
-    lesions = [
-        Lesion(centre=np.array(centre), radii=np.full(3, 8.0), axes=np.eye(3), strength=strength)
-        for centre, strength in zip(CENTRES, (1.0, 0.8), strict=True)
-    ]
-    volumes = {
-        role: replace(
-            getattr(study, role),
-            array=paint(getattr(study, role), role, lesions, level_of(study, role)),
-        )
-        for role in ("t2w", "adc", "hbv")
-    }
-    return Biparametric(case="painted", **volumes), truth(study.t2w, lesions)
-
-
-def test_lesions_are_found_where_they_are_in_the_world(painted, detector) -> None:
+def test_lesions_are_found_where_they_are_in_the_world(painted, centres, detector) -> None:
     study, label = painted
     result = detect(study, detector, rule=HALF)
     assert result.candidates.map.shape == study.t2w.shape
     assert len(result.lesions) == 2
-    for row, centre in zip(right_first(result), CENTRES, strict=True):
+    for row, centre in zip(right_first(result), centres, strict=True):
         assert row["centre_mm"] == pytest.approx(centre, abs=1.0)
         assert row["volume_ml"] == pytest.approx(4 / 3 * np.pi * 0.8**3, rel=0.5)
     assert result.score == result.lesions[0]["confidence"] > result.lesions[1]["confidence"]
@@ -86,7 +44,9 @@ def test_lesions_are_found_where_they_are_in_the_world(painted, detector) -> Non
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
-def test_how_the_t2w_image_is_stored_does_not_move_a_lesion(painted, detector, order) -> None:
+def test_how_the_t2w_image_is_stored_does_not_move_a_lesion(
+    painted, centres, detector, order
+) -> None:
     """Axes swapped and turned about: the lesion on the patient's right stays there."""
     from dataclasses import replace
 
@@ -100,7 +60,7 @@ def test_how_the_t2w_image_is_stored_does_not_move_a_lesion(painted, detector, o
     stored = replace(study, t2w=replace(t2w, array=array, affine=affine, spacing=spacing))
     found = detect(stored, detector, rule=HALF)
     assert [row["centre_mm"] for row in right_first(found)] == [
-        pytest.approx(centre, abs=1.0) for centre in CENTRES
+        pytest.approx(centre, abs=1.0) for centre in centres
     ]
     plain = lesion_probability(study, detector)
     assert found.probability == pytest.approx(plain.transpose(order)[::-1], abs=1e-3)
@@ -148,20 +108,20 @@ def test_an_image_unlike_training_is_said(painted, detector) -> None:
         ({"spacing": None}, "not a lesion detector"),
     ],
 )
-def test_a_model_of_other_inputs_is_refused(changes, words) -> None:
-    plan = make_plan(["a"], **GRID)
+def test_a_model_of_other_inputs_is_refused(changes, words, detector) -> None:
+    plan = detector.spec.plan
     with pytest.raises(UsageError, match=words):
         require_detector(type(plan).model_validate(plan.model_dump() | changes), "model")
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory) -> Path:
+def model_folder(tmp_path_factory, detector) -> Path:
     """A random network's folder with a detector's plan."""
     from apps.medical import catalog, models
     from apps.medical.store import ModelSpec, NetworkSpec, save_model
     from core.files import plain
 
-    plan = make_plan(["a"], **GRID)
+    plan = detector.spec.plan
     tiny = {"feature_size": 6, "depths": (1, 1), "heads": (3, 3), "stripes": (1, 2), "width": 4}
     tiny |= {"patch": (2, 2, 1), "strides": ((2, 2, 2),), "decoder": "residual"}
     options = plain(catalog.resolve("cswin_unet", 3, **tiny))
@@ -190,7 +150,7 @@ def test_the_command_line(command, tmp_path, model_folder, study_folder) -> None
     assert report["folder"] == str(folder)
     assert {file.name for file in folder.iterdir()} == {
         "detection_map.nii.gz", "probability.nii.gz", "seg.nii.gz", "lesions.json", "overlay.png",
-        "manifest.json",
+        "manifest.json", "report.html", "report.pdf",
     }  # fmt: skip
     t2w = nib.load(folder / "probability.nii.gz")
     assert t2w.shape == (80, 76, 18)
@@ -210,7 +170,11 @@ def test_the_command_line(command, tmp_path, model_folder, study_folder) -> None
     code, report, errors = command(*line)
     assert code == 2
     assert "already exists" in errors
-    assert command(*line, "--force")[0] == 0
+    assert command(*line, "--force", "--no-report")[0] == 0
+    assert not list(folder.glob("report.*"))
+    code, _, errors = command(*line, "--force", "--identify", "--deidentify")
+    assert code == 2
+    assert "contradict" in errors
 
 
 def test_from_picais_files_to_figures(command, tmp_path, model_folder, study) -> None:
@@ -259,25 +223,13 @@ def test_the_command_lines_mistakes(command, tmp_path, model_folder, study_folde
 
 
 def test_a_dicom_study_gets_a_segmentation_of_its_t2w_series(
-    tmp_path, painted, detector, write_dicom_series
+    tmp_path, dicom_study, centres, detector
 ) -> None:
     """Each candidate is a segment, at the same place of the world."""
     from apps.medical.dicom.segmentation import read_seg
 
-    study, _ = painted
-    names = {"t2w": "t2_tse_tra", "adc": "ep2d_ADC", "hbv": "ep2dCALC_BVAL"}
-    for number, (role, description) in enumerate(names.items()):
-        volume = getattr(study, role)
-        lps = np.diag([-1, -1, 1, 1]) @ volume.affine
-        cosines = (lps[:3, :2] / volume.spacing[:2]).T
-        centre = lps[:3, :3] @ ((np.array(volume.shape) - 1) / 2) + lps[:3, 3]
-        write_dicom_series(
-            tmp_path / "study" / role, volume.shape, plane=cosines.ravel(), number=number + 1,
-            spacing=volume.spacing, centre=centre, array=volume.array.round().astype(np.uint16),
-            description=description,
-        )  # fmt: skip
-    result = detect(tmp_path / "study", detector, tmp_path / "out", rule=HALF)
-    for row, centre in zip(right_first(result), CENTRES, strict=True):
+    result = detect(dicom_study, detector, tmp_path / "out", rule=HALF)
+    for row, centre in zip(right_first(result), centres, strict=True):
         assert row["centre_mm"] == pytest.approx(centre, abs=1.0)
     content = read_seg(result.folder / "seg.dcm")
     assert len(content.names) - (0 in content.names) == 2
@@ -287,4 +239,4 @@ def test_a_dicom_study_gets_a_segmentation_of_its_t2w_series(
     assert at == pytest.approx(result.lesions[0]["centre_mm"], abs=0.1)
     manifest = json.loads((result.folder / "manifest.json").read_text())
     assert [entry["files"] for entry in manifest["inputs"]] == [18, 22, 22]
-    assert "seg.dcm" in manifest["outputs"]
+    assert {"seg.dcm", "report.dcm"} <= set(manifest["outputs"])
