@@ -129,7 +129,12 @@ def run_one(args: argparse.Namespace, name: str, fold: int) -> None:
         folder = files / "images" / case.split("_")[0]
         series = {role: str(folder / f"{case}_{role}.mha") for role in ("t2w", "adc", "hbv")}
         detect(
-            folder, model, args.work / "maps" / name, series={**series, "case": case}, force=True
+            folder,
+            model,
+            args.work / "maps" / name,
+            series={**series, "case": case},
+            report=False,
+            force=True,
         )
     seconds = time.process_time()
     about = {
