@@ -89,6 +89,10 @@ def drive(
         bool,
         typer.Option("--min-speed", help="Count driving slower than the traffic, as 2.x does."),
     ] = False,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(help="Simulated seconds after which a route has timed out, if not before."),
+    ] = None,
     renderer: Annotated[str, typer.Option(help="numpy or egl.")] = "numpy",
     host: Host = None,
     port: Port = 2000,
@@ -120,6 +124,7 @@ def drive(
         trace=trace,
         jobs=jobs,
         min_speed=min_speed,
+        max_seconds=max_seconds,
         renderer=renderer,
         host=host,
         port=port,

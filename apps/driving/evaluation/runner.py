@@ -99,7 +99,7 @@ def drive(
     if not 0.05 <= interval <= 1:
         raise UsageError(f"--interval {interval}: give 0.05 to 1 second")
     if max_seconds is not None and not max_seconds > 0:
-        raise UsageError(f"max_seconds {max_seconds}: must be above 0")
+        raise UsageError(f"--max-seconds {max_seconds:g}: must be above 0")
     job = Job(
         town=str(town),
         routes=[],

@@ -157,6 +157,7 @@ def test_routes_are_drawn_for_a_town(tmp_path):
         (("drive", "--routes", ROUTES, "--agent", "expert", "--town", "no.xodr"), 3, "no.xodr"),
         (("drive", "--routes", ROUTES, "--agent", "expert", "--town", "procedural:1"), 3, "Town01"),
         (("drive", "--routes", ROUTES, "--agent", "expert", "--weather", "snow"), 2, "snow"),
+        (("drive", "--routes", ROUTES, "--agent", "expert", "--max-seconds", 0), 2, "--max-seconds 0"),
         (("drive", "--routes", ROUTES, "--agent", "expert", "--host", "127.0.0.1", "--port", 9), 4, ":9"),
         (("collect", "--frames", 5, "--town", "no.xodr"), 3, "no.xodr"),
         (("train", "no-data"), 2, "no-data"),
@@ -215,7 +216,7 @@ def test_from_a_town_to_a_scored_drive(tmp_path):
     assert drawn.returncode == 0, drawn.stderr
     driven = run(
         *("drive", "--town", "procedural:3", "--routes", routes, "--agent", mine, "--supervisor"),
-        *("--traffic", 2, "--out", out, "--json"),
+        *("--traffic", 2, "--max-seconds", 8, "--out", out, "--json"),
         seconds=400,
     )
     assert driven.returncode == 0, driven.stderr
@@ -228,6 +229,7 @@ def test_from_a_town_to_a_scored_drive(tmp_path):
     } <= score.keys()
     (route,) = score["routes"]
     assert route["status"] != "failed: simulation crashed"
+    assert route["duration_s"] <= 9
     assert 0 <= score["driving_score_2_1"] <= score["route_completion"] <= 100
     (film,) = out.glob("*.mp4")
     assert film.stat().st_size > 10_000
