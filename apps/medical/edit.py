@@ -11,34 +11,21 @@ are the model's own, before any calibration.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 from scipy import ndimage
 
-from apps.medical.data.volume import Volume, read_image
+from apps.medical.derived import Making, write_made
 from apps.medical.postprocess import Steps, clean
-from apps.medical.results import (
-    Result,
-    case_folder,
-    check_outputs,
-    source_images,
-    statistics,
-    write_derived,
-)
+from apps.medical.results import Result, case_folder, check_outputs
 from core.config import StrictModel
-from core.errors import DataError, TriptychError, UsageError
+from core.errors import DataError, UsageError
 from core.files import sha256
-
-if TYPE_CHECKING:
-    from apps.medical.dicom.deidentify import Deidentifier
-    from apps.medical.report.contents import Contents
-    from apps.medical.store import Model
 
 
 class Remove(StrictModel):
@@ -193,17 +180,14 @@ def write_edited(
         "source": {"file": str(source.file), "sha256": sha256(source.file)},
         "voxels_changed": int(np.count_nonzero(labels != grid.array)),
     }
+    making = Making(
+        suffix="edited by hand",
+        run="edited by hand afterwards; the uncertainty is that of the model before",
+        by_person=True,
+        warnings=warnings,
+    )
     with case_folder(root / source.case, force) as folder:
-        images = source_images(source)
-        if images:
-            try:
-                _write_more(folder, source, images, labels, warnings)
-            except DataError as error:
-                warnings.append(f"no report: {error}")
-        else:
-            warnings.append("no report: the image is not where it was segmented")
-        about["warnings"] = [*source.manifest.get("warnings", []), *warnings]
-        write_derived(folder, source, labels, grid, about, images)
+        write_made(folder, source, labels, grid, about, making)
     return root / source.case
 
 
@@ -238,103 +222,3 @@ def _clean(labels: np.ndarray, step: Clean, voxel: float) -> None:
             kept = clean(mask, labels == 0, step.steps, voxel)
             labels[mask & ~kept] = 0
             labels[kept] = label
-
-
-def _write_more(
-    folder: Path,
-    source: Result,
-    images: Sequence[Volume],
-    labels: np.ndarray,
-    warnings: list[str],
-) -> None:
-    """The uncertainty, report and seg.dcm of an edited case, as ``predict`` writes them."""
-    from apps.medical.outputs import UNCERTAINTY, from_dicom, one_deidentifier, write_report
-
-    options = source.manifest.get("options", {})
-    cleaner = one_deidentifier() if options.get("deidentify") else None
-    model = _model(source)
-    uncertainty = None
-    if (source.file.parent / UNCERTAINTY).is_file():
-        shutil.copyfile(source.file.parent / UNCERTAINTY, folder / UNCERTAINTY)
-        uncertainty = read_image(folder / UNCERTAINTY).array.reshape(labels.shape)
-    if from_dicom(images[0]) and not source.instances:
-        _write_dicom(folder / "seg.dcm", labels, images[0], model, cleaner, warnings)
-    contents = _contents(
-        source, images, labels, uncertainty, model, bool(options.get("identify")), warnings
-    )
-    title = f"Segmentation report, edited, {model.spec.name}"
-    warnings += write_report(folder, contents, images[0], title, cleaner or False)
-
-
-def _write_dicom(
-    path: Path,
-    labels: np.ndarray,
-    image: Volume,
-    model: Model,
-    cleaner: Deidentifier | None,
-    warnings: list[str],
-) -> None:
-    from apps.medical.dicom.segmentation import write_seg
-    from apps.medical.outputs import seg_algorithm, seg_codes
-
-    spec = model.spec
-    try:
-        write_seg(
-            path,
-            labels,
-            image,
-            spec.labels,
-            codes=seg_codes(spec),
-            algorithm=seg_algorithm(model, edited=True),
-            description=f"{spec.name} segmentation, edited"[:64],
-            deidentify=cleaner or False,
-        )
-    except DataError as error:
-        warnings.append(f"no seg.dcm: {error}")
-
-
-def _contents(
-    source: Result,
-    images: Sequence[Volume],
-    labels: np.ndarray,
-    uncertainty: np.ndarray | None,
-    model: Model,
-    identify: bool,
-    warnings: Sequence[str],
-) -> Contents:
-    from apps.medical.report.contents import gather
-
-    stats = statistics(
-        labels,
-        images[0],
-        source.labels,
-        images=images,
-        instances=source.instances,
-        case=source.case,
-    )
-    contents = gather(
-        source.case,
-        images,
-        labels,
-        uncertainty,
-        stats,
-        model,
-        [*source.manifest.get("warnings", []), *warnings],
-        "edited by hand afterwards; the uncertainty is that of the model before",
-        identify=identify,
-    )
-    return replace(contents, model_name=f"{contents.model_name}, edited by hand")
-
-
-def _model(source: Result) -> Model:
-    """What the source's manifest and the model's own folder say of the model, without its weights."""
-    from apps.medical.store import Model, read_spec
-
-    about = source.manifest.get("model", {})
-    try:
-        folder = Path(about["folder"])
-        return Model((), read_spec(folder), folder, tuple(about["folds"]), dict(about["weights"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{source.file.parent}: the manifest does not say its model") from error
-    except TriptychError as error:
-        raise DataError(f"the model is not where it was ({error})") from error

@@ -16,15 +16,16 @@ from typing import Any, Literal
 import numpy as np
 
 from apps.medical.data.volume import Volume, same_grid, smallest_unsigned
+from apps.medical.derived import Making, write_made
 from apps.medical.results import (
     PROBABILITIES,
     Result,
     case_folder,
     check_outputs,
     list_results,
-    write_derived,
     write_probabilities,
 )
+from apps.medical.uncertainty import entropy
 from core.errors import DataError, UsageError
 from core.files import sha256
 from core.progress import Progress, SilentProgress
@@ -39,6 +40,7 @@ def ensemble(
     method: Method = "auto",
     weights: Sequence[float] | None = None,
     save_probabilities: bool = False,
+    report: bool = True,
     force: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
@@ -47,6 +49,7 @@ def ensemble(
 
     ``weights``, one positive number per folder, count in the mean and in the votes alike. A vote
     that one folder decides alone, as with two of equal weight, is a warning in what is returned.
+    A mean comes with its entropy, and a case whose image is where it was segmented with a ``report``.
 
     Raises UsageError for fewer than two folders or outputs that exist; DataError, naming the case,
     for cases that some folder lacks, grids or labels that differ, and probabilities that are
@@ -74,7 +77,7 @@ def ensemble(
                 given = [found[name] for found in members]
                 chosen = _method(given, method)
                 methods[name] = chosen
-                _combine(given, shares, chosen, Path(out) / name, save_probabilities, force)
+                _combine(given, shares, chosen, Path(out) / name, save_probabilities, report, force)
             task.advance(note=name)
     decides = _decides_alone(shares)
     warnings = []
@@ -120,6 +123,7 @@ def _combine(
     method: Literal["mean", "vote"],
     target: Path,
     save_probabilities: bool,
+    report: bool,
     force: bool,
 ) -> None:
     volumes = [result.read() for result in given]
@@ -150,7 +154,22 @@ def _combine(
     with case_folder(target, force) as folder:
         if mean is not None and save_probabilities:
             write_probabilities(folder, mean, classes)
-        write_derived(folder, given[0], labels, first, about)
+        doubt = None if mean is None else entropy(mean / mean.sum(0))
+        making = _making(given, shares, method)
+        write_made(folder, given[0], labels, first, about, making, uncertainty=doubt, report=report)
+
+
+def _making(given: Sequence[Result], shares: np.ndarray, method: str) -> Making:
+    how = "probabilities averaged" if method == "mean" else "one vote a folder"
+    if len(set(shares.tolist())) > 1:
+        how += f", weighted {', '.join(f'{share:g}' for share in shares)}"
+    models = [str(result.manifest.get("model", {}).get("name", "unknown")) for result in given]
+    return Making(
+        suffix=f"ensemble of {len(given)}",
+        run=f"{len(given)} segmentations combined: {how}",
+        parameters={"members": ", ".join(models)[:64], "method": method},
+        members=models[1:],
+    )
 
 
 def _mean(

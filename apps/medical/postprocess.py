@@ -21,14 +21,19 @@ import numpy as np
 from scipy import ndimage
 
 from apps.medical.data.volume import Volume, same_grid
+from apps.medical.derived import Making, write_made
 from apps.medical.evaluate import bootstrap
 from apps.medical.metrics import overlap
-from apps.medical.results import Result, case_folder, check_outputs, list_results, write_derived
+from apps.medical.results import Result, case_folder, check_outputs, list_results
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
 from core.files import require_absent, sha256, write_json
 from core.progress import Progress, SilentProgress
 
+CLEANED = Making(
+    suffix="cleaned by rules",
+    run="cleaned by rules afterwards; the uncertainty is that of the model before",
+)
 FOLDS = 5
 # Improvements of the mean Dice below this are rounding.
 LEAST_GAIN = 1e-6
@@ -96,13 +101,15 @@ def postprocess(
     out: Path,
     rules: Rules | Steps,
     *,
+    report: bool = True,
     force: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write cleaned copies of the predictions in ``pred`` to ``out``; returns what changed.
 
-    ``Steps`` alone go to every label. ``out`` may be ``pred`` itself only with ``force``.
+    ``Steps`` alone go to every label. ``out`` may be ``pred`` itself only with ``force``. A case whose
+    image is where it was segmented gets a ``report`` as before.
 
     Raises UsageError for outputs that exist, DataError for predictions of numbered objects.
     """
@@ -125,7 +132,7 @@ def postprocess(
                     "voxels_changed": changed[name],
                 }
                 with case_folder(Path(out) / name, force) as folder:
-                    write_derived(folder, result, labels, volume, about)
+                    write_made(folder, result, labels, volume, about, CLEANED, report=report)
             task.advance(note=name)
     return {"out": Path(out), "voxels_changed": changed, "skipped": sorted(done)}
 

@@ -37,6 +37,7 @@ from core.errors import DataError, UsageError, unknown  # noqa: E402
 if TYPE_CHECKING:
     from apps.medical.losses import LossName
 
+Report = Annotated[bool, typer.Option(help="Write report.html and report.pdf.")]
 Continue = Annotated[bool, typer.Option("--continue", help="Skip cases that are already finished.")]
 
 app = cli.make_app("medical", f"Segment medical images in 2-D and 3-D. {DISCLAIMER}")
@@ -111,7 +112,7 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option(help="Write uncertainty.nii.gz, and confidences into stats.json.")
     ] = True,
-    report: Annotated[bool, typer.Option(help="Write report.html and report.pdf.")] = True,
+    report: Report = True,
     identify: Annotated[
         bool, typer.Option("--identify", help="Name the patient of a DICOM series in the report.")
     ] = False,
@@ -220,6 +221,7 @@ def ensemble(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write the mean probabilities.")
     ] = False,
+    report: Report = True,
     resume: Continue = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -231,25 +233,26 @@ def ensemble(
 
     if method not in ("auto", "mean", "vote"):
         raise UsageError(unknown("method", method, ("auto", "mean", "vote")))
-    report = implementation.ensemble(
+    result = implementation.ensemble(
         folders,
         out,
         method=method,  # type: ignore[arg-type]  # checked above
         weights=_numbers("--weights", weights),
         save_probabilities=save_probabilities,
+        report=report,
         force=force,
         resume=resume,
         progress=get_progress(quiet or json),
     )
 
     def show() -> None:
-        methods = sorted(set(report["cases"].values()))
+        methods = sorted(set(result["cases"].values()))
         how = f" by {' and '.join(methods)}" if methods else ""
-        print(f"{len(report['cases'])} cases combined{how} in {out}")
-        for warning in report["warnings"]:
+        print(f"{len(result['cases'])} cases combined{how} in {out}")
+        for warning in result["warnings"]:
             print(f"  warning: {warning}")
 
-    cli.emit(report, as_json=json, human=show)
+    cli.emit(result, as_json=json, human=show)
 
 
 @app.command()
@@ -276,6 +279,7 @@ def postprocess(
             metavar="REF", help="References: choose each label's steps by cross-validated Dice."
         ),
     ] = None,
+    report: Report = True,
     resume: Continue = False,
     force: Force = False,
     seed: Seed = 0,
@@ -306,11 +310,11 @@ def postprocess(
     if rules is None and steps.idle:
         raise UsageError("nothing to do: give --keep-largest, --min-size, --fill-holes or --rules")
     given = steps if rules is None else implementation.read_rules(rules)
-    report = implementation.postprocess(
-        pred, out, given, force=force, resume=resume, progress=progress
+    result = implementation.postprocess(
+        pred, out, given, report=report, force=force, resume=resume, progress=progress
     )
-    changed = sum(count > 0 for count in report["voxels_changed"].values())
-    cli.emit(report, as_json=json, human=lambda: print(f"{changed} cases changed, all in {out}"))
+    changed = sum(count > 0 for count in result["voxels_changed"].values())
+    cli.emit(result, as_json=json, human=lambda: print(f"{changed} cases changed, all in {out}"))
 
 
 @app.command()

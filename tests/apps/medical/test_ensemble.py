@@ -62,14 +62,25 @@ def test_mean_of_probabilities_is_the_ensemble_of_the_models(
     assert (labels == together).mean() > 0.995  # float16 on disk decides near ties
     assert set(np.unique(labels)) <= {0, 2, 5}
     names = {file.name for file in (tmp_path / "out" / "case").iterdir()}
-    # The image is still there, so there is a picture and there are mean intensities.
+    # The image is still there, so there is a picture and there are mean intensities and a report.
     assert names == {
-        "seg.nii.gz", "stats.json", "overlay.png", "manifest.json", "probabilities.npz"
+        "seg.nii.gz", "stats.json", "overlay.png", "manifest.json", "probabilities.npz",
+        "uncertainty.nii.gz", "report.html", "report.pdf",
     }  # fmt: skip
+    page = (tmp_path / "out" / "case" / "report.html").read_text()
+    assert "ensemble of 2" in page
+    assert "2 segmentations combined: probabilities averaged" in page
+    assert "does not hold for their combination" in page
+    doubt = np.asarray(nib.load(tmp_path / "out" / "case" / "uncertainty.nii.gz").dataobj)
+    alone = np.asarray(nib.load(tmp_path / "p0" / "case" / "uncertainty.nii.gz").dataobj)
+    assert doubt.shape == labels.shape
+    assert np.abs(doubt - alone).max() > 0.01  # the combination's own
     stats = json.loads((tmp_path / "out" / "case" / "stats.json").read_text())
     assert any(entry["mean_intensity"] for entry in stats["labels"].values())
-    vote = ensemble([tmp_path / "p0", tmp_path / "p1"], tmp_path / "v", method="vote")
+    vote = ensemble([tmp_path / "p0", tmp_path / "p1"], tmp_path / "v", method="vote", report=False)
     assert vote["cases"] == {"case": "vote"}
+    names = {file.name for file in (tmp_path / "v" / "case").iterdir()}
+    assert names == {"seg.nii.gz", "stats.json", "overlay.png", "manifest.json"}  # votes: no doubt
 
 
 def test_objects_need_probabilities(tmp_path) -> None:
