@@ -84,6 +84,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=400, help="of each training")
     parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument(
+        "--init-lr", type=float, default=1.0, help="share of --lr for what was pre-trained"
+    )
     parser.add_argument("--pretrain-steps", type=int, default=1000)
     parser.add_argument("--pretrain-lr", type=float, default=1e-3)
     parser.add_argument("--pretrain-batch", type=int, default=4)
@@ -180,7 +183,7 @@ def settings_of(args: argparse.Namespace, cell: Cell) -> dict[str, Any]:
     if cell.size is None:
         return {**shared, **before}
     own = {**shared, "steps": args.steps, "lr": args.lr}
-    return own if cell.arm == SCRATCH else {**own, **before}
+    return own if cell.arm == SCRATCH else {**own, **before, "init_lr": args.init_lr}
 
 
 def run_one(args: argparse.Namespace, cell: Cell) -> None:
@@ -253,6 +256,7 @@ def train_cell(args: argparse.Namespace, cell: Cell) -> dict[str, Any]:
         plan=args.plan,
         config=config,
         initial=start,
+        initial_rate=1.0 if start is None else args.init_lr,
         resume=True,
         progress=get_progress(True),
     )
@@ -369,6 +373,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         "seeds": seeds,
         "steps": args.steps,
         "peak_learning_rate": args.lr,
+        "share_of_it_for_the_encoder": args.init_lr,
         "pretraining": {
             arm: pretraining_row([have[Cell(arm, seed)] for seed in seeds], args)
             for arm in args.arms

@@ -44,7 +44,7 @@ def settings(dataset: Path, work: Path, **given) -> argparse.Namespace:
         "dataset": dataset, "work": work, "plan": Path("small.yaml"), "model": "cswin_unet",
         "arms": ["mae"], "sizes": [2, 4], "seeds": [0, 1], "steps": 3, "lr": 0.1, "reserve": 6,
         "pretrain_steps": 5, "pretrain_lr": 0.2, "pretrain_batch": 2, "partial": False,
-        "note": None, "out": work / "result.json", "kept": {},
+        "init_lr": 1.0, "note": None, "out": work / "result.json", "kept": {},
     }  # fmt: skip
     return argparse.Namespace(**(values | given))
 

@@ -430,6 +430,10 @@ def train(
         str | None,
         typer.Option(help="Start from a pre-training run's encoder, or a model's weights."),
     ] = None,
+    init_lr: Annotated[
+        float,
+        typer.Option(help="What --init loaded learns at this share of --lr.", min=0.0, max=1.0),
+    ] = 1.0,
     overrides: Overrides = None,
     preset: Annotated[str, typer.Option(help="Size of the network: small or published.")] = "small",
     option: Annotated[
@@ -492,6 +496,7 @@ def train(
         config=config,
         loss=cast("LossName", loss),
         initial=init,
+        initial_rate=init_lr,
         resume=resume,
         force=force,
         device=cli.pick_device(device),

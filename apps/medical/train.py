@@ -125,6 +125,7 @@ def train(
     config: TrainConfig | None = None,
     loss: LossName = "dice_ce",
     initial: str | Path | None = None,
+    initial_rate: float = 1.0,
     resume: bool = False,
     force: bool = False,
     device: torch.device | str = "cpu",
@@ -135,7 +136,8 @@ def train(
     "full" takes every case and validates on none: for the weights one ships once cross-validation
     has measured the recipe.  Folds already finished in ``out`` are kept when ``resume``.
     ``loss`` is one of ``losses.LOSSES``.  ``initial`` is a pre-training run or a trained model whose
-    weights to start from.
+    weights to start from; what was loaded learns at ``initial_rate`` of the learning rate, all else at
+    the whole of it.
 
     Raises UsageError for an unknown model, option, loss or fold and for an ``out`` that holds a run when
     neither ``resume`` nor ``force`` is given; DataError for unreadable data; whatever
@@ -147,6 +149,12 @@ def train(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out needs a folder")
+    if not 0 <= initial_rate <= 1:
+        raise UsageError(f"--init-lr {initial_rate:g}: a share of the learning rate, 0 to 1")
+    if initial is None and initial_rate != 1:
+        raise UsageError(
+            f"--init-lr {initial_rate:g}: goes with --init, which says what to start from"
+        )
     start = None if initial is None else read_initial(initial)
     data = open_dataset(dataset)
     _require_labels(data, progress)
@@ -183,6 +191,7 @@ def train(
                 config,
                 loss,
                 start,
+                initial_rate,
                 resume=resume,
                 force=force,
                 device=device,
@@ -205,6 +214,7 @@ def _train_fold(
     config: TrainConfig,
     loss: LossName,
     initial: Initial | None,
+    initial_rate: float,
     *,
     resume: bool,
     force: bool,
@@ -218,9 +228,12 @@ def _train_fold(
         network.name, network.rank, network.in_channels, network.out_channels, **network.options
     )
     started: dict[str, Any] | None = None
+    rates: dict[str, float] = {}
     if initial is not None:
         found, notes = start_from(initial, net, plan, validation)
-        started = {"from": initial.source, **initial.record(), **found.report()}
+        slower = {} if initial_rate == 1 else {"learning_rate_share": initial_rate}
+        started = {"from": initial.source, **initial.record(), **slower, **found.report()}
+        rates = dict.fromkeys(found.loaded, initial_rate)
         for note in notes:
             progress.message(note)
     every = max(1, len(validation) // VALIDATION_CASES)
@@ -247,7 +260,9 @@ def _train_fold(
             # only where it is another one: runs begun before there was a choice go on
             **({} if loss == "dice_ce" else {"loss": loss}),
             **({} if initial is None else {"initial": initial.record()}),
+            **({} if initial_rate == 1 else {"initial_rate": initial_rate}),
         },
+        rates=rates,
     )
     metrics = _finished(folder, result.steps, bool(validation)) if resume else None
     if metrics is not None:

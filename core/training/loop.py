@@ -68,12 +68,14 @@ def fit(
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
     context: Mapping[str, Any] | None = None,
+    rates: Mapping[str, float] | None = None,
     resume_hint: str = "the same command with --resume",
 ) -> FitResult:
     """Train ``network`` in place and leave a run folder (see ``records``).
 
     ``context`` is what the application wants recorded in config.yaml and held equal on resume: the
-    data set's hash, the fold, the model's name. ``resume`` without an earlier run starts one.
+    data set's hash, the fold, the model's name. ``rates``: shares of the learning rate by parameter,
+    see ``build_optimizer``; who gives them says so in ``context``. ``resume`` without an earlier run starts one.
     SIGINT and SIGTERM end the run after the current step with a checkpoint.
 
     Raises UsageError when the folder holds a run and neither ``resume`` nor ``force`` is given, or
@@ -84,7 +86,7 @@ def fit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fabric = start_fabric(torch.device(device))
-    run = _Run(fabric, network, task, config, Path(run_dir), progress or SilentProgress())
+    run = _Run(fabric, network, task, config, Path(run_dir), progress or SilentProgress(), rates)
     run.context = plain(dict(context or {}))
     run.resume_hint = resume_hint
     run.begin(resume=resume, force=force)
@@ -100,6 +102,7 @@ class _Run:
         config: TrainConfig,
         path: Path,
         progress: Progress,
+        rates: Mapping[str, float] | None,
     ) -> None:
         self.fabric = fabric
         self.task = task
@@ -115,7 +118,7 @@ class _Run:
         self.saved_at = self.started
 
         self.network = network.to(fabric.device).train()
-        self.optimizer = build_optimizer(self.network, config)
+        self.optimizer = build_optimizer(self.network, config, rates)
         self.wrapped, self.fabric_optimizer = fabric.setup(self.network, self.optimizer)
         for method in getattr(self.network, "forward_methods", ()):
             self.wrapped.mark_forward_method(method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,15 +12,22 @@ from torch.optim import Optimizer
 from core.errors import DataError
 from core.training.config import TrainConfig
 
+SHARE = "share"
+"""Of the learning rate, in a group of parameters."""
 
-def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
+
+def build_optimizer(
+    network: nn.Module, config: TrainConfig, rates: Mapping[str, float] | None = None
+) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019) or SGD with Nesterov momentum, as ``config`` says.
 
-    Two groups: parameters with two axes or more decay, the others (norms, biases, scales) do not,
-    nor do those that a module names in a tuple ``no_weight_decay`` (a state space's A_log).
-    Frozen parameters are left out. PyTorch's fused kernels are used: one pass over memory.
+    Parameters with two axes or more decay, the others (norms, biases, scales) do not, nor do those
+    that a module names in a tuple ``no_weight_decay`` (a state space's A_log).  ``rates`` gives
+    parameters, by name, a share of the learning rate (discriminative fine-tuning, Howard & Ruder
+    2018); all others have the whole of it.  Frozen parameters are left out. PyTorch's fused kernels
+    are used: one pass over memory.
     """
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     if not trained:
         raise DataError(f"{type(network).__name__} has no parameter to train; unfreeze some")
     kept = {
@@ -27,14 +35,24 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
         for module in network.modules()
         for name in getattr(module, "no_weight_decay", ())
     }
-    decayed = [p for p in trained if p.ndim > 1 and p not in kept]
-    others = [p for p in trained if p.ndim <= 1 or p in kept]
+    shares = {name: (rates or {}).get(name, 1.0) for name in trained}
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {
+            "params": [
+                p
+                for name, p in trained.items()
+                if shares[name] == share and (p.ndim > 1 and p not in kept) == decays
+            ],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            SHARE: share,
+        }
+        for share in sorted(set(shares.values()), reverse=True)
+        for decays in (True, False)
     ]
     groups = [group for group in groups if group["params"]]
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
+    fused = all(
+        p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained.values()
+    )
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
     nesterov = config.momentum > 0
@@ -44,9 +62,9 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set one learning rate for all groups."""
+    """Set the learning rate; each group has its share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group[SHARE]
 
 
 def optimizer_tensors(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

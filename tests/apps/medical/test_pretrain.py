@@ -204,6 +204,26 @@ def test_training_starts_from_the_encoder(command, dataset, finished, tmp_path) 
     assert command(*resume, "--init", finished)[0] == 0
 
 
+def test_what_was_loaded_may_learn_slower_or_not_at_all(
+    command, dataset, finished, tmp_path
+) -> None:
+    line = ("train", dataset, "--fold", 0, "--max-steps", 2, *SMALL)
+    frozen = (*line, "--out", tmp_path / "frozen", "--init", finished, "--init-lr", 0)
+    code, report, errors = command(*frozen)
+    assert code == 0, errors
+    assert report["folds"][0]["initial"]["learning_rate_share"] == 0
+    trained = load_file(tmp_path / "frozen" / "fold_0" / "model.safetensors")
+    given = load_file(finished / "encoder" / "model.safetensors")
+    for name, value in given.items():
+        assert torch.allclose(trained[name], value, atol=1e-7), name  # their average rounds
+    code, report, _ = command(*frozen[:-1], 0.5, "--resume")
+    assert code == 2
+    assert "initial_rate" in report["error"]["message"]
+    code, report, _ = command(*line, "--out", tmp_path / "afresh", "--init-lr", 0.5)
+    assert code == 2
+    assert "--init" in report["error"]["message"]
+
+
 def test_seen_validation_cases_and_other_preprocessing_are_said(finished, dataset) -> None:
     initial = read_initial(finished)
     network = build(

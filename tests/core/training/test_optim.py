@@ -8,7 +8,12 @@ from torch import nn
 
 from core.errors import DataError
 from core.training.config import TrainConfig
-from core.training.optim import build_optimizer, optimizer_tensors, restore_optimizer
+from core.training.optim import (
+    build_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+    set_learning_rate,
+)
 
 
 def make() -> nn.Module:
@@ -32,6 +37,23 @@ def test_norms_and_biases_do_not_decay() -> None:
         ["0.weight", "2.weight"],
         ["0.bias", "1.weight", "1.bias"],
     ]
+
+
+def test_parameters_learn_at_their_share_of_the_rate() -> None:
+    """A first step of Adam is as long as the rate, whatever the gradient; a share of 0 is none."""
+    network = make()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    config = TrainConfig(max_steps=1, lr=0.1, weight_decay=0.0)
+    rates = {"0.weight": 0.25, "0.bias": 0.25, "2.weight": 0.0, "no.parameter": 3.0}
+    optimizer = build_optimizer(network, config, rates)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(before)
+    set_learning_rate(optimizer, 0.1)
+    step(network, optimizer, 1)
+    moved = {n: (p - before[n]).abs().max().item() for n, p in network.named_parameters()}
+    assert moved == pytest.approx(
+        {"0.weight": 0.025, "0.bias": 0.025, "1.weight": 0.1, "1.bias": 0.1, "2.weight": 0.0},
+        rel=0.01,
+    )
 
 
 def test_frozen_parameters_stay() -> None:
