@@ -175,12 +175,27 @@ def detection(result: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     first = next(iter(models.values()))
+    ours = [name for name in models if name not in (*BASELINES, "arithmetic")]
+    said = []
+    for name in ours:
+        gap = models[name]["minus_dynunet"]["ap"]
+        verdict = (
+            "is behind"
+            if gap["high"] < 0
+            else "is ahead of"
+            if gap["low"] > 0
+            else "is not told from"
+        )
+        said.append(
+            f"{name} {verdict} the convolutional dynunet (AP {gap['value']:+.3f}"
+            f" [{gap['low']:+.3f}, {gap['high']:+.3f}])"
+        )
     return (
         f"**Lesion detection, end to end, on painted lesions.** {result['cases']} studies of"
         f" {first['patients']} invented patients, painted over one real prostate study, cross-validated by"
         f" patient; {result['steps']} steps each. It tests the path and compares networks; no lesion in it"
-        " is real and it says nothing about cancer. Scored by picai_eval, intervals over patients.\n\n"
-        + "\n".join(lines)
+        " is real and it says nothing about cancer. Scored by picai_eval, intervals over patients."
+        f"{' ' + '; '.join(said) + '.' if said else ''}\n\n" + "\n".join(lines)
     )
 
 
