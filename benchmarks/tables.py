@@ -446,7 +446,8 @@ def forecasting(result: dict[str, Any]) -> str:
         " [docs/forecasting.md](docs/forecasting.md)), all test windows, scaled space, MSE / MAE."
         f" Ours: mean over seeds ({seeds} where not marked otherwise); in brackets what the papers"
         " report. Bold: the best of our rows, naive ones included. The seasonal mean and ETS look at"
-        " more history than 96 rows, as an analyst would." + _not_run(result),
+        " more history than 96 rows, as an analyst would; ETS lets trends run on, and a few windows"
+        " dominate its squared error." + _not_run(result),
         "",
         f"| horizon | {' | '.join(names)} |",
         "|---" * (len(names) + 1) + "|",
