@@ -10,9 +10,9 @@ steps and schedule for every network, from scratch in the small preset, nothing 
 cases, every network and fold a cell that is not computed twice; ``--models``, ``--folds``,
 ``--collect`` and ``--add`` are its.  HD95 is in pixels of the shrunk pictures.
 
-Cost on one core, from timed steps of 4 patches: 600 steps of all eight networks on five folds take 5.5
-hours (a step: U-Net 0.14, DynUNet 0.28, Swin-UMamba 0.43, Swin-Unet and Swin UNETR 0.6, Att-SwinU-Net
-0.7, CSWin-UNet 1.8, VM-UNet 2.1 s); ``--jobs 2`` halves the wait.
+Cost on one core, from timed steps of 4 patches: 600 steps of all eight networks on five folds take four
+hours (a step: U-Net 0.14, DynUNet 0.28, Swin-UMamba 0.43, Swin-Unet and Att-SwinU-Net 0.5, Swin UNETR
+0.6, CSWin-UNet 0.7, VM-UNet 1.6 s in bfloat16); ``--jobs 2`` halves the wait.
 
 Whose pictures they are is not known, so folds go by picture: two of one lesion may be on both sides.
 Published figures (Att-SwinU-Net, VM-UNet and others on ISIC 2017: Dice 0.89 to 0.92) come from 2000
