@@ -151,9 +151,11 @@ def attend(
         return _sdpa(q, k, v, bias, scale, causal, dropout)
     scores = (q * scale) @ k.transpose(-1, -2)
     if scores.dtype in (torch.bfloat16, torch.float16):
-        if bias is None and not causal and not torch.compiler.is_exporting():
+        device = scores.device.type
+        plain = bias is None and not causal and not torch.compiler.is_exporting()
+        if plain and device in ("cpu", "cuda"):
             # The kernel itself computes in float32: autocast's copies double its time for nothing.
-            with torch.autocast(scores.device.type, enabled=False):
+            with torch.autocast(device, enabled=False):
                 weights = scores.softmax(-1)
             return thin_out(weights, dropout) @ v
         scores = scores.float()
