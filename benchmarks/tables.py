@@ -134,7 +134,7 @@ def pretraining(result: dict[str, Any]) -> str:
             row.append(
                 spread(dice | {"undefined": 0}, 3)
                 if gain is None
-                else f"{dice['mean']:.3f} ({gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}])"
+                else f"{dice['mean']:.3f} ({signed(gain)})"
             )
             gains += [] if gain is None else [gain]
         lines.append("| " + " | ".join(row) + " |")
@@ -160,7 +160,7 @@ def detection(result: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
 
     def figure(value: dict[str, Any]) -> str:
-        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+        return spread(value | {"mean": value["value"]}, 3)
 
     for name, row in sorted(models.items(), key=lambda item: -item[1]["ap"]["value"]):
         floor = name == "arithmetic"
@@ -187,8 +187,7 @@ def detection(result: dict[str, Any]) -> str:
             else "is not told from"
         )
         said.append(
-            f"{name} {verdict} the convolutional dynunet (AP {gap['value']:+.3f}"
-            f" [{gap['low']:+.3f}, {gap['high']:+.3f}])"
+            f"{name} {verdict} the convolutional dynunet (AP {signed(gap | {'mean': gap['value']})})"
         )
     return (
         f"**Lesion detection, end to end, on painted lesions.** {result['cases']} studies of"
@@ -261,7 +260,7 @@ def ablations(models: dict[str, Any]) -> str:
         behind = {d["high"] < 0 for d in differences} == {True}
         counts["better" if clear else "worse" if behind else "the same"] += 1
         row = [model["title"]]
-        row += [f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" for d in differences]
+        row += [signed(d) for d in differences]
         row.append(f"{model['cpu_seconds_per_fold']:.0f} / {without['cpu_seconds_per_fold']:.0f}")
         lines.append("| " + " | ".join(row) + " |")
     said = ", ".join(
@@ -271,10 +270,7 @@ def ablations(models: dict[str, Any]) -> str:
     )
     residuals = "; ".join(
         f"{models[key.partition(':')[0]]['title']} "
-        + " and ".join(
-            f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] {label}"
-            for label, d in model["dice_minus_default"].items()
-        )
+        + " and ".join(f"{signed(d)} {label}" for label, d in model["dice_minus_default"].items())
         for key, model in models.items()
         if "residual=true" in key and "dice_minus_default" in model
     )
@@ -303,9 +299,7 @@ def longer(result: dict[str, Any]) -> str:
         for key in models
     }
     differences = models[ours][f"dice_minus_{base}"]
-    where = " and ".join(
-        f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" for d in differences.values()
-    )
+    where = " and ".join(signed(d) for d in differences.values())
     if all(d["low"] > 0 for d in differences.values()):
         verdict = f"{models[ours]['title']} stays ahead"
     elif all(d["high"] < 0 for d in differences.values()):
@@ -348,10 +342,7 @@ def verdict(models: dict[str, Any]) -> str:
         return f"{models[best]['title']}, a convolutional baseline, is best."
     differences = models[best].get("dice_minus_dynunet", {})
     clear = [label for label, d in differences.items() if d["low"] > 0]
-    where = " and ".join(
-        f"{label} {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
-        for label, d in differences.items()
-    )
+    where = " and ".join(f"{label} {signed(d)}" for label, d in differences.items())
     how = "above" if len(clear) == len(differences) else "not clearly above"
     return f"{models[best]['title']} is best at this budget, {how} DynUNet case by case (Dice {where})."
 
@@ -647,6 +638,11 @@ def driving_balance(result: dict[str, Any]) -> str:
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def signed(difference: dict[str, Any]) -> str:
+    """A difference and its interval, each with its sign."""
+    return "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference)
 
 
 def interval(mean: float, bounds: list[float]) -> str:

@@ -61,16 +61,26 @@ def write_made(
     or left out, as the source's run did.
     """
     images = source_images(source)
+    stats = statistics(
+        labels,
+        images[0] if images else grid,
+        source.labels,
+        images=images,
+        instances=source.instances,
+        case=source.case,
+    )
     warnings = list(making.warnings)
     if images:
         try:
-            warnings += _accompany(folder, source, images, labels, making, uncertainty, report)
+            warnings += _accompany(
+                folder, source, images, labels, stats, making, uncertainty, report
+            )
         except DataError as error:
             warnings.append(f"no report: {error}")
     elif report:
         warnings.append("no report: the image is not where it was segmented")
     known = [*source.manifest.get("warnings", []), *warnings]
-    write_derived(folder, source, labels, grid, {**about, "warnings": known}, images)
+    write_derived(folder, source, labels, grid, stats, {**about, "warnings": known}, images)
 
 
 def _accompany(
@@ -78,6 +88,7 @@ def _accompany(
     source: Result,
     images: Sequence[Volume],
     labels: np.ndarray,
+    stats: Mapping[str, Any],
     making: Making,
     uncertainty: np.ndarray | None,
     report: bool,
@@ -105,7 +116,9 @@ def _accompany(
     if report:
         identify = bool(options.get("identify"))
         said = [*source.manifest.get("warnings", []), *making.warnings, *warnings]
-        contents = _contents(source, images, labels, uncertainty, model, making, said, identify)
+        contents = _contents(
+            source, images, labels, uncertainty, stats, model, making, said, identify
+        )
         title = f"Segmentation report, {making.suffix}, {model.spec.name}"
         warnings += write_report(folder, contents, images[0], title, cleaner or False)
     return warnings
@@ -147,6 +160,7 @@ def _contents(
     images: Sequence[Volume],
     labels: np.ndarray,
     uncertainty: np.ndarray | None,
+    stats: Mapping[str, Any],
     model: Model,
     making: Making,
     warnings: Sequence[str],
@@ -154,14 +168,6 @@ def _contents(
 ) -> Contents:
     from apps.medical.report.contents import gather
 
-    stats = statistics(
-        labels,
-        images[0],
-        source.labels,
-        images=images,
-        instances=source.instances,
-        case=source.case,
-    )
     contents = gather(
         source.case, images, labels, uncertainty, stats, model, warnings, making.run,
         identify=identify,

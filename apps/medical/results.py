@@ -155,25 +155,20 @@ def write_derived(
     source: Result,
     labels: np.ndarray,
     grid: Volume,
+    stats: Mapping[str, Any],
     about: Mapping[str, Any],
-    images: Sequence[Volume] | None = None,
+    images: Sequence[Volume],
 ) -> None:
-    """Write a segmentation made from others: seg, stats, manifest, and the overlay if possible.
+    """Write a segmentation made from others: seg, ``stats``, manifest, and the overlay if possible.
 
-    The manifest is the source's with ``about`` on top. Mean intensities and the overlay need the
-    image: they are made when it is still where the source's manifest says and unchanged. ``images``
-    are those of ``source_images`` where they were read already.
+    The manifest is the source's with ``about`` on top. The overlay needs the image: it is made where
+    ``images``, those of ``source_images``, are not empty.
     """
     from apps.medical.overlay import save_overlay
 
-    images = source_images(source) if images is None else images
     for name in SEGMENTATIONS:
         if name == "seg.nii.gz" or not grid.physical or (source.file.parent / name).is_file():
             write_label_like(grid, labels, folder / name)
-    shown = images[0] if images else grid
-    stats = statistics(
-        labels, shown, source.labels, images=images, instances=source.instances, case=source.case
-    )
     write_json(folder / "stats.json", stats)
     if images:
         save_overlay(

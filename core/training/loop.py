@@ -75,8 +75,8 @@ def fit(
 
     ``context`` is what the application wants recorded in config.yaml and held equal on resume: the
     data set's hash, the fold, the model's name. ``rates``: shares of the learning rate by parameter,
-    see ``build_optimizer``; who gives them says so in ``context``. ``resume`` without an earlier run starts one.
-    SIGINT and SIGTERM end the run after the current step with a checkpoint.
+    see ``build_optimizer``; who gives them says so in ``context``. ``resume`` without an earlier run
+    starts one. SIGINT and SIGTERM end the run after the current step with a checkpoint.
 
     Raises UsageError when the folder holds a run and neither ``resume`` nor ``force`` is given, or
     the settings differ from those of the run to resume; DataError when its weights are of another

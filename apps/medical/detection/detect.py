@@ -115,8 +115,9 @@ def detect(
     ``series`` overrides the choice of series by role, see ``inputs.read_study``.  ``report`` writes
     report.html and report.pdf, which name the patient of a DICOM study only with ``identify``.
     ``deidentify`` removes the patient from seg.dcm, report.dcm and the manifest; otherwise the two
-    belong to the source's study.  Raises UsageError for an unknown model, a model of other inputs and outputs that exist; DataError for a study that
-    lacks a series or cannot be read; ResourceError when the disk is full.
+    belong to the source's study.  Raises UsageError for an unknown model, a model of other inputs and
+    outputs that exist; DataError for a study that lacks a series or cannot be read; ResourceError when
+    the disk is full.
     """
     from apps.medical.store import Model, load_model
     from core.cli import pick_device, seed_everything, set_threads
