@@ -3,6 +3,8 @@
 ``atomic_path`` is the only way the project writes results: the bytes go to a temporary sibling,
 which takes the final name in one step, and only when everything succeeded. A killed process leaves
 at most a file called ``.tmp-...``; the previous version of the target is untouched.
+
+``read_bounded`` and ``read_json`` read a small file that somebody else may have made.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError, ResourceError, TriptychError, UsageError
+
+MAX_JSON_BYTES = 16 * 2**20
+"""Descriptions are text: a plan with thousands of case hashes stays below 1 MiB."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -130,6 +135,38 @@ def write_text(path: Path, text: str, force: bool = False) -> None:
 def write_json(path: Path, obj: Any, force: bool = False) -> None:
     """Write strict, indented JSON atomically (see ``plain`` for what is converted)."""
     write_text(path, json.dumps(plain(obj), indent=2, ensure_ascii=False) + "\n", force)
+
+
+def read_bounded(path: Path, limit: int, advice: str) -> bytes:
+    """A whole file of at most ``limit`` bytes, whoever made it.
+
+    DataError, which ends with ``advice``, when it is missing, cannot be read or is longer.
+    """
+    try:
+        if not path.is_file():  # nor a folder, nor a pipe that would keep us waiting
+            raise DataError(f"{path}: no such file; {advice}")
+        with path.open("rb") as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); {advice}") from error
+    if len(content) > limit:
+        raise DataError(f"{path}: over {limit // 2**20} MB; {advice}")
+    return content
+
+
+def read_json(
+    path: Path, *, limit: int = MAX_JSON_BYTES, advice: str = "copy it again"
+) -> dict[str, Any]:
+    """The object in a JSON file; as ``read_bounded``, and DataError when it holds none."""
+    content = read_bounded(path, limit, advice)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON ({error}); {advice}") from error
+    if not isinstance(value, dict):
+        found = type(value).__name__
+        raise DataError(f"{path}: must hold one JSON object, found {found}; {advice}")
+    return value
 
 
 def sha256(path: Path) -> str:

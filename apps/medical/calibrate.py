@@ -30,7 +30,7 @@ from apps.medical.uncertainty import (
     quantiles,
 )
 from core.errors import DataError, UsageError
-from core.files import write_json
+from core.files import read_json, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import environment
 
@@ -136,7 +136,6 @@ def measure(
 def write_calibration(folder: Path, calibration: Calibration, force: bool = False) -> None:
     """Put it into the folder's model.json. UsageError where there is one and ``force`` is false."""
     from apps.medical.store import METADATA
-    from core.weights.folder import read_json
 
     _require_free(folder, force)
     values = read_json(folder / METADATA)
@@ -276,7 +275,6 @@ def _parts(folder: Path, fold: int | None) -> list[tuple[int | None, Path]]:
 
 def _require_free(folder: Path, force: bool) -> None:
     from apps.medical.store import METADATA
-    from core.weights.folder import read_json
 
     if (
         not force

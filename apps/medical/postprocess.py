@@ -27,7 +27,7 @@ from apps.medical.metrics import overlap
 from apps.medical.results import Result, case_folder, check_outputs, list_results
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
-from core.files import require_absent, sha256, write_json
+from core.files import read_json, require_absent, sha256, write_json
 from core.progress import Progress, SilentProgress
 
 CLEANED = Making(
@@ -190,8 +190,6 @@ def determine(
 
 def read_rules(path: Path) -> Rules:
     """The rules that ``determine`` wrote. DataError when the file is something else."""
-    from core.weights.folder import read_json
-
     try:
         return validate(Rules, read_json(path), str(path))
     except UsageError as error:

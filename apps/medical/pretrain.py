@@ -41,14 +41,14 @@ from apps.medical.train import (
 from core.backbones.pyramid import Pyramid
 from core.config import validate
 from core.errors import DataError, UsageError
-from core.files import plain
+from core.files import plain, read_json
 from core.pretraining import PretextConfig, PretrainTask, build
 from core.pretraining.config import OPTIMISER
 from core.progress import Progress, SilentProgress
 from core.reporting import environment
 from core.training import TrainConfig, fit, load_weights
 from core.training.seeding import derive
-from core.weights.folder import load_state, read_json, save_folder
+from core.weights.folder import load_state, save_folder
 
 LEARNING_RATE = 1e-3
 """Peak rate of AdamW.  The papers' are 1.5e-4 to 5e-4 for a batch of 256 and ViTs of 384 channels

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from apps.medical.data.volume import (
 )
 from apps.medical.shipped import DISCLAIMER
 from core.errors import DataError, ResourceError, TriptychError, UsageError
-from core.files import atomic_path, sha256, write_json
+from core.files import atomic_path, read_json, sha256, write_json
 
 if TYPE_CHECKING:
     from apps.medical.store import Model
@@ -297,13 +296,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); predict this case again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: is not a manifest; predict this case again")
-    return value
+    return read_json(path, advice="predict this case again")
 
 
 def source_images(source: Result) -> list[Volume]:

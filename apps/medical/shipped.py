@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from apps.medical.catalog import MODELS
 from core.errors import DataError
+from core.files import read_json
 from core.shipped import model_cards
 
 DISCLAIMER = "Research use only. Not a medical device; not for diagnosis or treatment decisions."
@@ -37,7 +37,7 @@ def model_summaries() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, card in model_cards("medical").items():
         try:
-            spec = json.loads(card.read_text(encoding="utf-8"))
+            spec = read_json(card)
             network = spec["network"]
             found[name] = {
                 "network": network["name"],
@@ -47,6 +47,6 @@ def model_summaries() -> dict[str, dict[str, Any]]:
                 "licence": spec.get("licence"),
                 "intended_use": spec.get("intended_use"),
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise DataError(f"{card}: is not a model description ({error!r})") from error
     return found

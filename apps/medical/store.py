@@ -7,7 +7,6 @@ folder is ever executed: pickled checkpoints are refused by their content.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from apps.medical.uncertainty import Calibration
 from core import shipped as shipped_models
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
-from core.files import sha256
+from core.files import read_json, sha256
 from core.shipped import model_cards
 
 if TYPE_CHECKING:
@@ -130,12 +129,7 @@ def read_spec(ref: str | Path) -> ModelSpec:
     card = next((card for card in cards if card.is_file()), None)
     if card is None:
         raise DataError(f"{folder}: no trained model here; give a shipped name or a model folder")
-    try:
-        metadata = json.loads(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{card}: is not a model description ({error})") from error
-    if not isinstance(metadata, dict):
-        raise DataError(f"{card}: is not a model description")
+    metadata = read_json(card)
     metadata.pop("tensors", None)  # the folder's own key, see core.weights.folder
     return _spec(metadata, card.parent)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from apps.timeseries import catalog
 from core import cli
+from core.errors import DataError
+from core.files import read_json
 from core.shipped import model_cards
 
 INPUTS = {
@@ -23,7 +24,8 @@ INPUTS = {
 def list_models() -> dict[str, str]:
     """Every name that stands for a model, and what it is: shipped ones, those to train, baselines.
 
-    ``forecast`` takes shipped ones and baselines, ``fit`` those to train, ``backtest`` all.
+    ``forecast`` takes shipped ones and baselines, ``fit`` those to train, ``backtest`` all.  Raises
+    DataError for a shipped model whose card cannot be read.
     """
     cards = {name: _card(path) for name, path in model_cards("timeseries").items()}
     shipped = {
@@ -66,18 +68,21 @@ def _model(entry: catalog.Entry) -> dict[str, Any]:
 
 
 def _card(path: Any) -> dict[str, Any]:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    shape = values["network"]["shape"]
-    return {
-        "model": values["network"]["name"],
-        "lookback": shape["lookback"],
-        "horizon": shape["horizon"],
-        "data": values["data"]["file"],
-        "targets": values["data"]["targets"],
-        "freq": values["data"]["freq"],
-        "test": values.get("metrics", {}).get("test"),
-        "licence": values.get("licence"),
-    }
+    values = read_json(path)
+    try:
+        shape = values["network"]["shape"]
+        return {
+            "model": values["network"]["name"],
+            "lookback": shape["lookback"],
+            "horizon": shape["horizon"],
+            "data": values["data"]["file"],
+            "targets": values["data"]["targets"],
+            "freq": values["data"]["freq"],
+            "test": values.get("metrics", {}).get("test"),
+            "licence": values.get("licence"),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: is not a model description ({error!r})") from error
 
 
 def print_listing(report: Mapping[str, Any]) -> None:

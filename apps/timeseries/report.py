@@ -20,9 +20,9 @@ import pandas as pd
 from apps.timeseries import catalog, plots
 from apps.timeseries.matching import listed
 from core.errors import DataError, UsageError
-from core.files import require_writable, results_folder, sha256, write_text
+from core.files import read_json, require_writable, results_folder, sha256, write_text
 from core.progress import Progress, SilentProgress
-from core.weights.folder import METADATA, TENSORS, read_json
+from core.weights.folder import METADATA, TENSORS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

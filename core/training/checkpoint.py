@@ -22,8 +22,8 @@ from torch import Tensor
 
 from core.config import StrictModel
 from core.errors import DataError, UsageError
-from core.files import atomic_path, sha256, write_json
-from core.weights.folder import read_json, read_tensors, write_tensors
+from core.files import atomic_path, read_json, sha256, write_json
+from core.weights.folder import read_tensors, write_tensors
 
 STATE = "state.json"
 

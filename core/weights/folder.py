@@ -9,7 +9,6 @@ are refused by their content as well as by their name: opening one runs whatever
 from __future__ import annotations
 
 import errno
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +20,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.errors import DataError, UsageError
-from core.files import atomic_path, require_absent, sha256, write_json
+from core.files import (
+    MAX_JSON_BYTES,
+    atomic_path,
+    read_json,
+    require_absent,
+    sha256,
+    write_json,
+)
 
 TENSORS = "model.safetensors"
 METADATA = "model.json"
 
-# Descriptions are text: a plan with thousands of case hashes stays below 1 MiB.
-MAX_JSON_BYTES = 16 * 2**20
 _PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".tar"}
 # 0x80 and a protocol number start a pickle; a zip is what torch.save has written since version 1.6.
 _PICKLE_MAGIC = tuple(bytes([0x80, protocol]) for protocol in range(1, 6)) + (b"PK\x03\x04",)
@@ -171,27 +175,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError(
             f"{path}: is not a safetensors file, or is damaged ({error}); copy it again"
         ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of bounded size. DataError when it is missing, too long or not an object."""
-    path = Path(path)
-    try:
-        with open(path, "rb") as stream:
-            text = stream.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(text) > MAX_JSON_BYTES:
-        raise DataError(
-            f"{path}: is longer than {MAX_JSON_BYTES // 2**20} MiB, which is no metadata"
-        )
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON ({error}); copy it again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: must hold one JSON object, found {type(value).__name__}")
-    return value
 
 
 def refuse_pickle(path: Path) -> None:

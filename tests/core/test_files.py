@@ -14,6 +14,8 @@ from core.errors import DataError, ResourceError, UsageError
 from core.files import (
     atomic_path,
     plain,
+    read_bounded,
+    read_json,
     require_absent,
     require_writable,
     results_folder,
@@ -153,6 +155,54 @@ def test_sha256(tmp_path):
     assert sha256(path) == hashlib.sha256(b"abc").hexdigest()
     with pytest.raises(DataError, match="gone: cannot be read"):
         sha256(tmp_path / "gone")
+
+
+def test_a_file_is_read_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    assert read_bounded(path, 3, "shorten it") == b"abc"
+    with pytest.raises(DataError, match="a: over 0 MB; shorten it"):
+        read_bounded(path, 2, "shorten it")
+    for name in (".", "gone"):
+        with pytest.raises(DataError, match="no such file; find it"):
+            read_bounded(tmp_path / name, 2, "find it")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: no such file"):
+        read_bounded(tmp_path / "pipe", 2, "find it")
+
+
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "a").write_bytes(b"abc")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"a: cannot be read \(Permission denied\); ask"):
+        read_bounded(tmp_path / "a", 3, "ask")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 200_000, "is not JSON"),
+        (b"[1]", "one JSON object, found list"),
+        (b" " * 2000, "over 0 MB"),
+    ],
+)
+def test_what_is_no_json_object_is_named(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    limit = 1000 if message.startswith("over") else 2**20
+    with pytest.raises(DataError, match=rf"a\.json: .*{message}.*; make it again"):
+        read_json(path, limit=limit, advice="make it again")
+    path.write_text('{"a": [1, null]}')
+    assert read_json(path) == {"a": [1, None]}
 
 
 @dataclass

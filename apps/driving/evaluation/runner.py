@@ -13,7 +13,6 @@ driven once more, and then counts as "failed: simulation crashed" with nothing d
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -30,10 +29,11 @@ from apps.driving.evaluation.trace import SUFFIX, clear
 from apps.driving.evaluation.worker import Job
 from apps.driving.routes.files import RouteSpec, read_routes
 from core.errors import DataError, ResourceError, UsageError
-from core.files import leftovers, require_writable, sha256, write_json
+from core.files import leftovers, read_json, require_writable, sha256, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import environment
 
+ANEW = "delete it and resume"
 SETTINGS = "settings.json"
 ROUTES = "routes"
 WEATHERS = ("routes", "varied", "clear")
@@ -299,7 +299,7 @@ def _prepare(
 ) -> dict[str, dict[str, Any]]:
     """Make ``out`` ready; the results that are there already, by route, where ``resume``."""
     if resume and (out / SETTINGS).is_file():
-        before = _read(out / SETTINGS)
+        before = read_json(out / SETTINGS, advice=ANEW)
         for name in sorted(settings.keys() | before.keys()):
             if settings.get(name) != before.get(name):
                 raise UsageError(
@@ -332,19 +332,9 @@ def _finished(out: Path, specs: Sequence[RouteSpec]) -> dict[str, dict[str, Any]
     for spec in specs:
         file = out / ROUTES / f"{spec.id}.json"
         if file.is_file():
-            row = _read(file)
+            row = read_json(file, advice=ANEW)
             if row.get("route") != spec.id or "infractions" not in row:
                 raise DataError(f"{file}: not a result of route {spec.id}; delete it and resume")
             if row["status"] != CRASHED:
                 found[spec.id] = row
     return found
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); delete it and resume") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{file}: not a JSON object; delete it and resume")
-    return values

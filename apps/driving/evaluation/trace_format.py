@@ -19,6 +19,7 @@ from apps.driving.agents.base import Command
 from apps.driving.evaluation.scores import KINDS, Infraction
 from apps.driving.rig import Rig
 from core.errors import DataError, UsageError
+from core.files import read_json
 
 FORMAT, VERSION = "triptych-drive-trace", 1
 META, TICKS, RESULT, PICTURES = "meta.json", "ticks.jsonl", "result.json", "pictures"
@@ -32,6 +33,7 @@ KINDS_OF_PICTURES = {
 """Kinds of pictures and their files' suffixes. PNG files have tags as palette indices."""
 
 MAX_META_BYTES = 32 * 2**20
+DAMAGED = "the trace is damaged"
 MAX_LINE_BYTES = 2**17
 MAX_POINTS = 200_000
 
@@ -145,7 +147,9 @@ class Meta:
 
 def read_meta(file: Path) -> Meta:
     """What ``meta.json`` says."""
-    values = read_object(file)
+    if not file.is_file():
+        raise DataError(f"{file.parent}: no drive is traced here ({file.name} is missing)")
+    values = read_json(file, limit=MAX_META_BYTES, advice=DAMAGED)
     if values.get("format") != FORMAT:
         raise DataError(f"{file}: not the trace of a drive")
     if values.get("version") != VERSION:
@@ -276,24 +280,6 @@ def read_infractions(result: Mapping[str, Any], file: Path) -> list[Infraction]:
         for kind in KINDS
         for one in _records(f"{file}, {kind}", by_kind.get(kind, []))
     ]
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """A JSON file's object; DataError where it is none, too large or not there."""
-    try:
-        if not file.is_file():
-            raise DataError(f"{file.parent}: no drive is traced here ({file.name} is missing)")
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_META_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-    if len(raw) > MAX_META_BYTES:
-        raise DataError(f"{file}: over {MAX_META_BYTES // 2**20} MB; not a trace's")
-    try:
-        values = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not JSON ({error}); the trace is damaged") from error
-    return dict(_within(file, "the file", dict, values))
 
 
 def _within(file: Any, name: str, kind: type, value: Any) -> Any:

@@ -34,7 +34,6 @@ Deviates from theirs: ``theta`` is never NaN, and hazards are single truth value
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -46,6 +45,7 @@ import numpy as np
 
 from apps.driving.routes.plan import to_world
 from core.errors import DataError, UsageError
+from core.files import read_json
 
 ABOUT = "route.json"
 FORMAT = 1
@@ -213,22 +213,9 @@ def town_of(route: Path, root: Path) -> str:
     return route.parent.name
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that is not trusted. DataError where it is none."""
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise DataError(f"{path}: larger than 1 MiB; that is no measurement")
-        # Python's reader takes NaN, which TransFuser's recordings contain
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: not JSON ({error}); leave the route out or copy it again"
-        ) from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: not a JSON object; leave the route out or copy it again")
-    return values
+def read_object(path: Path) -> dict[str, Any]:
+    """A measurement or ``route.json``.  Python's reader takes NaN, which TransFuser's have."""
+    return read_json(path, limit=_LARGEST, advice="leave the route out or copy it again")
 
 
 def _number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:

@@ -87,7 +87,7 @@ def read_route(
     folder = path / layout.MEASUREMENTS
     if not folder.is_dir():
         raise DataError(f"{path}: has no folder {layout.MEASUREMENTS}; give a route's folder")
-    about = layout.read_json(path / layout.ABOUT) if (path / layout.ABOUT).exists() else {}
+    about = layout.read_object(path / layout.ABOUT) if (path / layout.ABOUT).exists() else {}
     if about.get("format", layout.FORMAT) != layout.FORMAT:
         raise DataError(
             f"{path / layout.ABOUT}: has schema version {about['format']!r}, this program reads "
@@ -109,7 +109,7 @@ def read_route(
     measurements = []
     for number in numbers:
         file = folder / f"{number}.json"
-        measurements.append(Measurement.from_dict(layout.read_json(file), str(file)))
+        measurements.append(Measurement.from_dict(layout.read_object(file), str(file)))
     town = about.get("town")
     return Recording(
         path,

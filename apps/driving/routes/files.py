@@ -20,7 +20,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from core.errors import DataError, UsageError
-from core.files import write_text
+from core.files import read_bounded, write_text
 
 MAX_BYTES = 16 * 2**20  # routes_training.xml of Leaderboard 2.0 has 1.1 MB
 MAX_ROUTES = 10_000
@@ -169,15 +169,7 @@ def parse_xml(text: str | bytes) -> ElementTree.Element:
 
 
 def _parse(path: Path) -> ElementTree.Element:
-    try:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; give a route file (.xml)")
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from None
-    if len(raw) > MAX_BYTES:
-        raise DataError(f"{path}: over {MAX_BYTES // 2**20} MB; split the file")
+    raw = read_bounded(path, MAX_BYTES, "give a route file (.xml), a long one in parts")
     if not raw.strip():
         raise DataError(f"{path}: empty; give a route file (.xml)")
     try:

@@ -32,9 +32,16 @@ from apps.medical.classification.data import (
 from apps.medical.classification.inputs import ImagePreparation, canonical
 from apps.medical.classification.store import fingerprints, load_classifier
 from core.errors import DataError, UsageError
-from core.files import atomic_path, require_writable, sha256, write_json, write_text
+from core.files import (
+    atomic_path,
+    read_json,
+    require_writable,
+    sha256,
+    write_json,
+    write_text,
+)
 from core.progress import Progress, SilentProgress
-from core.weights.folder import TENSORS, read_json, write_tensors
+from core.weights.folder import TENSORS, write_tensors
 
 RECORD = "bags.json"
 MAX_TILES = 100_000

@@ -25,6 +25,7 @@ from apps.medical.data.volume import (
     smallest_unsigned,
 )
 from core.errors import DataError
+from core.files import read_json
 
 Kind = Literal["labels", "instances"]
 
@@ -118,9 +119,7 @@ def open_dataset(path: Path | str) -> Dataset:
         raise DataError(f"{root}: no such data set folder")
     root = root.resolve()
     described = root / "dataset.json"
-    spec = layouts.read_json(described) if described.is_file() else {}
-    if not isinstance(spec, dict):
-        raise DataError(f"{described}: must hold an object")
+    spec = read_json(described, advice="repair it") if described.is_file() else {}
     if isinstance(spec.get("training"), list):
         dataset = layouts.decathlon(root, spec)
     elif "file_ending" in spec or isinstance(spec.get("dataset"), dict):
@@ -145,8 +144,6 @@ def read_patients(root: Path) -> dict[str, str]:
 
     Raises DataError for a file of another form.
     """
-    from apps.medical.data import layouts
-
     as_csv, as_json = root / "patients.csv", root / "patients.json"
     if as_csv.is_file():
         with as_csv.open(newline="", encoding="utf-8-sig") as stream:
@@ -155,9 +152,7 @@ def read_patients(root: Path) -> dict[str, str]:
                 raise DataError(f"{as_csv}: needs the columns case,patient")
             return {row["case"]: row["patient"] for row in rows}
     if as_json.is_file():
-        stored = layouts.read_json(as_json)
-        if not isinstance(stored, dict):
-            raise DataError(f"{as_json}: must map each case to its patient")
+        stored = read_json(as_json, advice="it must map each case to its patient")
         return {str(k): str(v) for k, v in stored.items()}
     return {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -253,13 +252,6 @@ def _inside(root: Path, stored: Any, source: Path) -> Path:
             f"{source}: path {stored!r} leaves the data set folder; use a relative path"
         )
     return path
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
 
 
 def _label_names(stored: Any, source: Path) -> dict[int, str]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from core.errors import DataError, TriptychError
 
 if TYPE_CHECKING:
-    from apps.medical.data.plan import Plan
     from apps.medical.dicom.series import SeriesInfo
 
 
@@ -104,8 +103,9 @@ def _series(path: Path, found: list[SeriesInfo], model: str | None) -> dict[str,
 def _choice(found: list[SeriesInfo], model: str) -> dict[str, str]:
     from apps.medical.cases import files_per_case
     from apps.medical.dicom.choose import choose_series
+    from apps.medical.store import read_spec
 
-    plan = _plan(model)
+    plan = read_spec(model).plan
     try:
         chosen = [
             choose_series(found, None, plan, channel) for channel in range(files_per_case(plan))
@@ -113,25 +113,6 @@ def _choice(found: list[SeriesInfo], model: str) -> dict[str, str]:
     except TriptychError as error:
         return {"chosen": "", "open": str(error)}
     return {"chosen": ", ".join(f"'{info.title}' ({info.uid})" for info in chosen)}
-
-
-def _plan(model: str) -> Plan:
-    """The plan in a model's model.json, without its weights."""
-    import json
-
-    from apps.medical.data.plan import Plan
-    from apps.medical.store import find_model
-    from core.config import validate
-
-    folder = find_model(model)
-    cards = [folder / "model.json", *sorted(folder.glob("fold_*/model.json"))]
-    card = next((card for card in cards if card.is_file()), None)
-    if card is None:
-        raise DataError(f"{folder}: no trained model here; give a shipped name or a model folder")
-    try:
-        return validate(Plan, json.loads(card.read_text(encoding="utf-8"))["plan"], str(card))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{card}: is not a model description ({error})") from error
 
 
 def _mm(values: list[float]) -> str:

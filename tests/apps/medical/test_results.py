@@ -79,7 +79,7 @@ def test_what_is_a_result(tmp_path) -> None:
         list_results(tmp_path)
     (tmp_path / "a.mha").unlink()
     (tmp_path / "b" / "manifest.json").write_text("[1]")
-    with pytest.raises(DataError, match="not a manifest"):
+    with pytest.raises(DataError, match="one JSON object"):
         list_results(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         list_results(tmp_path / "nowhere")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import apps.timeseries as timeseries
+from core.errors import DataError
 
 
 def test_the_examples_of_the_manual_run(root, monkeypatch, capsys):
@@ -25,6 +28,15 @@ def test_the_names_are_all_there_is_to_list():
     assert names["seasonal-naive"].startswith("baseline: ")
     assert names["itransformer"].startswith("to train: ")
     assert names["etth1-96"] == "shipped: olinear trained on ETTh1.csv, 96 rows to 96"
+
+
+@pytest.mark.parametrize("card", [{"app": "timeseries"}, {"app": "timeseries", "network": 3}])
+def test_a_card_that_is_broken_is_named(tmp_path, monkeypatch, card):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.json").write_text(json.dumps(card))
+    monkeypatch.setenv("TRIPTYCH_WEIGHTS", str(tmp_path))
+    with pytest.raises(DataError, match=r"mine.model\.json: is not a model description"):
+        timeseries.list_models()
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_missing_weights(saved: Path, tmp_path: Path) -> None:
 
 def test_missing_description(saved: Path) -> None:
     (saved / "model.json").unlink()
-    with pytest.raises(DataError, match=r"model\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"model\.json: no such file"):
         load_folder(saved)
 
 
@@ -158,7 +158,7 @@ def test_missing_description(saved: Path) -> None:
         (b"[1, 2]", "one JSON object, found list"),
         (b"\xff\xfe", "is not JSON"),
         (b"[" * 200_000, "is not JSON"),
-        (b" " * (module.MAX_JSON_BYTES + 1), "longer than 16 MiB"),
+        (b" " * (module.MAX_JSON_BYTES + 1), "over 16 MB"),
     ],
 )
 def test_bad_description(saved: Path, text: bytes, message: str) -> None:

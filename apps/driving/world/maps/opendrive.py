@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from apps.driving.world.maps.roads import Roads
 from core.errors import DataError, ResourceError, need
+from core.files import read_bounded
 
 if TYPE_CHECKING:
     import carla
@@ -33,15 +34,7 @@ _probed: set[bytes] = set()
 def read_opendrive(path: str | Path) -> str:
     """The text of an .xodr file. DataError where it is missing, empty, over 64 MB or not UTF-8."""
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; give an OpenDRIVE .xodr file")
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from None
-    if len(raw) > MAX_BYTES:
-        raise DataError(f"{path}: over {MAX_BYTES // 2**20} MB; give a smaller town")
+    raw = read_bounded(path, MAX_BYTES, "give a town's OpenDRIVE .xodr file")
     if not raw.strip():
         raise DataError(f"{path}: empty; give an OpenDRIVE .xodr file")
     try:

@@ -151,4 +151,4 @@ def test_json_from_outside_is_bounded_and_must_be_an_object(tmp_path: Path, text
     file = tmp_path / "0000.json"
     file.write_text(text)
     with pytest.raises(DataError, match=r"0000\.json"):
-        layout.read_json(file)
+        layout.read_object(file)

@@ -150,7 +150,7 @@ def test_missing_file_and_folder(tmp_path):
 def test_bounds(tmp_path, monkeypatch):
     path = write(tmp_path, NEW)
     monkeypatch.setattr(files, "MAX_BYTES", len(NEW) - 1)
-    with pytest.raises(DataError, match="split the file"):
+    with pytest.raises(DataError, match="over 0 MB; give a route file"):
         read_routes(path)
     monkeypatch.setattr(files, "MAX_BYTES", len(NEW))
     monkeypatch.setattr(files, "MAX_ROUTES", 0)

@@ -104,7 +104,7 @@ def test_broken_json_and_unknown_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a known data set layout"):
         open_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match="not valid JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         open_dataset(tmp_path)
 
 
