@@ -112,7 +112,7 @@ def _accompany(
     cleaner = one_deidentifier() if options.get("deidentify") else None
     model, warnings = _model(source), []
     if from_dicom(images[0]) and not source.instances:
-        warnings += _write_seg(folder / "seg.dcm", labels, images[0], model, making, cleaner)
+        warnings += _write_seg(folder, labels, images[0], model, making, cleaner)
     if report:
         identify = bool(options.get("identify"))
         said = [*source.manifest.get("warnings", []), *making.warnings, *warnings]
@@ -125,34 +125,29 @@ def _accompany(
 
 
 def _write_seg(
-    path: Path,
+    folder: Path,
     labels: np.ndarray,
     image: Volume,
     model: Model,
     making: Making,
     cleaner: Deidentifier | None,
 ) -> list[str]:
-    from apps.medical.dicom.segmentation import write_seg
-    from apps.medical.outputs import seg_algorithm, seg_codes
+    from apps.medical.outputs import seg_algorithm, seg_codes, try_seg
 
     spec = model.spec
     algorithm = seg_algorithm(
         model, edited=making.by_person, parameters={"made": making.suffix, **making.parameters}
     )
-    try:
-        write_seg(
-            path,
-            labels,
-            image,
-            spec.labels,
-            codes=seg_codes(spec),
-            algorithm=algorithm,
-            description=f"{spec.name} segmentation, {making.suffix}"[:64],
-            deidentify=cleaner or False,
-        )
-    except DataError as error:
-        return [f"no seg.dcm: {error}"]
-    return []
+    return try_seg(
+        folder,
+        labels,
+        image,
+        spec.labels,
+        codes=seg_codes(spec),
+        algorithm=algorithm,
+        description=f"{spec.name} segmentation, {making.suffix}"[:64],
+        deidentify=cleaner or False,
+    )
 
 
 def _contents(

@@ -186,7 +186,6 @@ def _write_segmentation(
 ) -> None:
     """seg.dcm. Numbered objects are no classes, for which a segment each would be wrong."""
     from apps.medical.dicom.codes import notes
-    from apps.medical.dicom.segmentation import write_seg
 
     spec = model.spec
     if spec.plan.target == "instances":
@@ -197,19 +196,29 @@ def _write_segmentation(
     parameters = {"overlap": f"{options.overlap:g}", "mirroring": str(options.tta)}
     if model.folds:
         parameters["folds"] = ",".join(model.folds)
+    result.warnings += try_seg(
+        folder,
+        labels,
+        reference,
+        spec.labels,
+        codes=codes,
+        algorithm=seg_algorithm(model, parameters=parameters),
+        description=f"{spec.name} segmentation"[:64],
+        deidentify=cleaner or False,
+    )
+
+
+def try_seg(
+    folder: Path, labels: np.ndarray, image: Volume, names: Mapping[int, str], **how: Any
+) -> list[str]:
+    """Write seg.dcm as ``write_seg`` does; in a line why not, where the NIfTI beside it is whole."""
+    from apps.medical.dicom.segmentation import write_seg
+
     try:
-        write_seg(
-            folder / "seg.dcm",
-            labels,
-            reference,
-            spec.labels,
-            codes=codes,
-            algorithm=seg_algorithm(model, parameters=parameters),
-            description=f"{spec.name} segmentation"[:64],
-            deidentify=cleaner or False,
-        )
+        write_seg(folder / "seg.dcm", labels, image, names, **how)
     except DataError as error:
-        result.warnings.append(f"no seg.dcm: {error}")
+        return [f"no seg.dcm: {error}"]
+    return []
 
 
 def one_deidentifier() -> Deidentifier:

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 import typer  # noqa: E402
 
 from apps.medical.commands import calibrate, classify, deidentify, detect, pacs, pretrain  # noqa: E402
+from apps.medical.commands.options import Deidentify, Identify, Report  # noqa: E402
 from apps.medical.shipped import DISCLAIMER  # noqa: E402
 from core import cli  # noqa: E402
 from core.cli import Device, Force, Json, Quiet, Seed, Threads  # noqa: E402
@@ -37,7 +38,6 @@ from core.errors import DataError, UsageError, unknown  # noqa: E402
 if TYPE_CHECKING:
     from apps.medical.losses import LossName
 
-Report = Annotated[bool, typer.Option(help="Write report.html and report.pdf.")]
 Continue = Annotated[bool, typer.Option("--continue", help="Skip cases that are already finished.")]
 
 app = cli.make_app("medical", f"Segment medical images in 2-D and 3-D. {DISCLAIMER}")
@@ -113,12 +113,8 @@ def predict(
         bool, typer.Option(help="Write uncertainty.nii.gz, and confidences into stats.json.")
     ] = True,
     report: Report = True,
-    identify: Annotated[
-        bool, typer.Option("--identify", help="Name the patient of a DICOM series in the report.")
-    ] = False,
-    deidentify: Annotated[
-        bool, typer.Option("--deidentify", help="Leave the patient out of seg.dcm and report.dcm.")
-    ] = False,
+    identify: Identify = False,
+    deidentify: Deidentify = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Replace NaN and infinite voxels, with a warning.")
     ] = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from apps.medical.commands.options import Deidentify, Identify, Report
 from core import cli
 from core.cli import Device, Force, Json, Quiet, Seed, Threads
 
@@ -41,15 +42,9 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="all, or such as 0,2: members of an ensemble.")
         ] = "all",
         tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies.")] = False,
-        report: Annotated[bool, typer.Option(help="Write report.html and report.pdf.")] = True,
-        identify: Annotated[
-            bool,
-            typer.Option("--identify", help="Name the patient of a DICOM study in the report."),
-        ] = False,
-        deidentify: Annotated[
-            bool,
-            typer.Option("--deidentify", help="Leave the patient out of seg.dcm and report.dcm."),
-        ] = False,
+        report: Report = True,
+        identify: Identify = False,
+        deidentify: Deidentify = False,
         force: Force = False,
         device: Device = "auto",
         threads: Threads = None,

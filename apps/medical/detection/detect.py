@@ -38,7 +38,7 @@ from apps.medical.detection.grid import Grid, covered, detection_grid, sample
 from apps.medical.detection.inputs import ROLES, Biparametric, read_study
 from apps.medical.results import case_folder, check_outputs, model_record, now
 from apps.medical.shipped import DISCLAIMER
-from core.errors import DataError, UsageError
+from core.errors import UsageError
 from core.files import atomic_path, plain, sha256, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import Timer, environment, peak_memory_mb
@@ -341,34 +341,30 @@ def _write_dicom(
     cleaner: Deidentifier | None,
 ) -> None:
     """seg.dcm, a segment for each candidate, where T2W came from DICOM and there is one."""
-    from apps.medical.outputs import from_dicom, seg_algorithm
+    from apps.medical.outputs import from_dicom, seg_algorithm, try_seg
 
     if not result.lesions or not from_dicom(study.t2w):
         return
     from apps.medical.dicom.codes import codes_for
-    from apps.medical.dicom.segmentation import write_seg
 
     rule = options["rule"]
     names = {
         row["lesion"]: f"lesion {row['lesion']}, confidence {row['confidence']:.2f}"
         for row in result.lesions
     }
-    try:
-        write_seg(
-            folder / "seg.dcm",
-            result.candidates.index,
-            study.t2w,
-            names,
-            codes=codes_for(dict.fromkeys(names, "lesion"), "prostate"),
-            algorithm=seg_algorithm(
-                model,
-                parameters={"threshold": str(rule["threshold"]), "mirroring": str(options["tta"])},
-            ),
-            description="lesion candidates, research use only",
-            deidentify=cleaner or False,
-        )
-    except DataError as error:  # the NIfTI beside it is whole
-        result.warnings.append(f"no seg.dcm: {error}")
+    result.warnings += try_seg(
+        folder,
+        result.candidates.index,
+        study.t2w,
+        names,
+        codes=codes_for(dict.fromkeys(names, "lesion"), "prostate"),
+        algorithm=seg_algorithm(
+            model,
+            parameters={"threshold": str(rule["threshold"]), "mirroring": str(options["tta"])},
+        ),
+        description="lesion candidates, research use only",
+        deidentify=cleaner or False,
+    )
 
 
 def _legend(row: dict[str, Any]) -> str:
