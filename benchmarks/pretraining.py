@@ -3,8 +3,8 @@
     python benchmarks/pretraining.py DATASET --plan benchmarks/plans/hippocampus.yaml \\
         --work runs/pretraining --jobs 2 --out benchmarks/results/pretraining.json
 
-About 6 CPU-hours, reckoned from single cells on one core of an AMD EPYC: 180 s a training, and a
-pre-training 320 s for mae and gmml and 600 s for multitask.
+About 4 CPU-hours on an AMD EPYC: 110 s a training, and a pre-training 250 s for mae and gmml and
+450 s for multitask.
 
 The validation cases of fold 0 are the test; nothing is chosen on them (weights are the last
 average) and pre-training never sees them.  For each seed the other cases are shuffled: the first 5,
@@ -82,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--steps", type=int, default=300, help="of each training")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument(
         "--init-lr", type=float, default=1.0, help="share of --lr for what was pre-trained"
