@@ -147,8 +147,8 @@ def pretraining(result: dict[str, Any]) -> str:
     said += f" From scratch, {many} labelled cases instead of {few} are worth {worth:.3f}."
     return (
         f"**Pre-training with few labels.** {result['model']}, hippocampus: the encoder is pre-trained on"
-        f" the images of all training cases but {max(map(int, sizes))}, then the whole network trained on"
-        f" 5 to {max(map(int, sizes))} labelled ones with one budget ({result['steps']} steps), beside the"
+        f" the images of all training cases but {many}, then the whole network trained on"
+        f" {few} to {many} labelled ones with one budget ({result['steps']} steps), beside the"
         f" same from scratch; mean Dice of {result['test_cases']} test cases over {seeds}"
         f" {'choice' if seeds == 1 else 'choices'} of the labelled ones, in brackets intervals over choices"
         f" and cases, behind the mean the difference to scratch. {said}\n\n" + "\n".join(lines)

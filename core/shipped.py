@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
-from core.errors import UsageError, unknown
+from core.errors import DataError, UsageError, unknown
+from core.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,7 +54,6 @@ def find_model(ref: str | Path, app: str) -> Path:
 
 def _app(card: Path) -> str | None:
     try:
-        values = json.loads(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(card).get("app")
+    except DataError:
         return None  # loading it says what is wrong with it
-    return values.get("app") if isinstance(values, dict) else None

@@ -334,7 +334,7 @@ def _finished(out: Path, specs: Sequence[RouteSpec]) -> dict[str, dict[str, Any]
         if file.is_file():
             row = read_json(file, advice=ANEW)
             if row.get("route") != spec.id or "infractions" not in row:
-                raise DataError(f"{file}: not a result of route {spec.id}; delete it and resume")
+                raise DataError(f"{file}: not a result of route {spec.id}; {ANEW}")
             if row["status"] != CRASHED:
                 found[spec.id] = row
     return found

@@ -22,11 +22,9 @@ import numpy as np
 
 from apps.driving.evaluation.scores import Infraction
 from apps.driving.evaluation.trace_format import (
-    DAMAGED,
     GUESSES,
     KINDS_OF_PICTURES,
     MAX_LINE_BYTES,
-    MAX_META_BYTES,
     META,
     NUMBERS,
     PICTURES,
@@ -38,10 +36,10 @@ from apps.driving.evaluation.trace_format import (
     Tick,
     read_infractions,
     read_meta,
+    read_object,
     read_tick,
 )
 from core.errors import DataError, UsageError, unknown
-from core.files import read_json
 
 if TYPE_CHECKING:
     from apps.driving.evaluation.replay import Replay
@@ -100,7 +98,7 @@ class Trace:
         if len(self.ticks) > before:
             self.__dict__.pop("columns", None)
         if over and self.result is None:
-            self.result = read_json(self.folder / RESULT, limit=MAX_META_BYTES, advice=DAMAGED)
+            self.result = read_object(self.folder / RESULT)
         if len(self.ticks) > before or over:
             self.__dict__.pop("infractions", None)
         return len(self.ticks) - before

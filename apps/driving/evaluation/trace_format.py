@@ -33,7 +33,6 @@ KINDS_OF_PICTURES = {
 """Kinds of pictures and their files' suffixes. PNG files have tags as palette indices."""
 
 MAX_META_BYTES = 32 * 2**20
-DAMAGED = "the trace is damaged"
 MAX_LINE_BYTES = 2**17
 MAX_POINTS = 200_000
 
@@ -147,9 +146,7 @@ class Meta:
 
 def read_meta(file: Path) -> Meta:
     """What ``meta.json`` says."""
-    if not file.is_file():
-        raise DataError(f"{file.parent}: no drive is traced here ({file.name} is missing)")
-    values = read_json(file, limit=MAX_META_BYTES, advice=DAMAGED)
+    values = read_object(file)
     if values.get("format") != FORMAT:
         raise DataError(f"{file}: not the trace of a drive")
     if values.get("version") != VERSION:
@@ -280,6 +277,12 @@ def read_infractions(result: Mapping[str, Any], file: Path) -> list[Infraction]:
         for kind in KINDS
         for one in _records(f"{file}, {kind}", by_kind.get(kind, []))
     ]
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """``meta.json`` or ``result.json``; DataError where it is none, too large or not there."""
+    advice = "no drive is traced here, or the trace is damaged"
+    return read_json(file, limit=MAX_META_BYTES, advice=advice)
 
 
 def _within(file: Any, name: str, kind: type, value: Any) -> Any:
