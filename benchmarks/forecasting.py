@@ -8,7 +8,8 @@ by the settings in ``apps/timeseries/catalog.py``, chosen by validation, its tes
 once.  Each cell is a process of one thread and leaves a JSON file in ``--work``; a cell that is there
 is not computed again, so the command continues where it stopped, and more cells may be added later.
 ``--collect`` only writes the result from the cells that are there; ``--add`` keeps what ``--out`` holds
-already, and does not compute its cells again.
+already, and does not compute its cells again.  A baseline's forecast of 720 steps begins with that
+of 96: its horizons are one process, and their rows name the CPU-seconds of all of them.
 
 Published figures (``published_forecasting.csv``) stand beside ours; they are the papers'.
 """
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ HORIZONS = (96, 192, 336, 720)
 NAIVE = ("last-value", "seasonal-naive", "seasonal-mean", "drift", "ets")
 MODELS = ("itransformer", "olinear", "dlinear", "patchtst", "s-mamba", "autoformer")
 LOOKBACK = 96
-KEPT = ("windows", "parameters", "changes")
+KEPT = ("windows", "parameters", "changes", "together")
 """What all seeds of a row share."""
 BY_SEED = {
     "mse": "mse_by_seed",
@@ -91,30 +92,67 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     return found
 
 
-def compute(cell: Cell, data: Path, work: Path) -> None:
-    """Run one cell and keep its JSON, or its error beside it."""
-    target = work / cell.file
-    if target.exists():
+def processes(wanted: list[Cell]) -> list[list[Cell]]:
+    """What is computed together: the horizons of a baseline, or a cell alone; in their order."""
+    groups: dict[Cell, list[Cell]] = {}
+    for cell in wanted:
+        first = replace(cell, horizon=0) if cell.model in NAIVE else cell
+        groups.setdefault(first, []).append(cell)
+    return list(groups.values())
+
+
+def compute(group: list[Cell], data: Path, work: Path) -> None:
+    """Run cells of one process and keep their JSON, or the error beside the first."""
+    group = [cell for cell in group if not (work / cell.file).exists()]
+    if not group:
         return
+    first = group[0]
+    command = first.command(data)
+    if first.model in NAIVE:
+        horizons = [str(cell.horizon) for cell in group]
+        names = ("--datasets", first.dataset, "--models", first.model, "--horizons", *horizons)
+        command = [sys.executable, __file__, str(data), "--baseline", *names]
     began = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        cell.command(data), capture_output=True, text=True, check=False, env=environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        (work / f"{cell.file}.error").write_text(done.stderr)
-        print(f"{cell.file}: failed, exit code {done.returncode}", file=sys.stderr)
+        (work / f"{first.file}.error").write_text(done.stderr)
+        print(f"{first.file}: failed, exit code {done.returncode}", file=sys.stderr)
         return
-    result = json.loads(done.stdout)
-    temporary = target.with_suffix(".part")
-    temporary.write_text(json.dumps(result))
-    temporary.replace(target)
-    print(
-        f"{cell.file}: mse {result['mse']:.4f} mae {result['mae']:.4f}, "
-        f"{time.monotonic() - began:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
+    found = json.loads(done.stdout)
+    for cell, result in zip(group, found if isinstance(found, list) else [found], strict=True):
+        target = work / cell.file
+        temporary = target.with_suffix(".part")
+        temporary.write_text(json.dumps(result))
+        temporary.replace(target)
+        print(
+            f"{cell.file}: mse {result['mse']:.4f} mae {result['mae']:.4f}, "
+            f"{time.monotonic() - began:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def baseline(data: Path, dataset: str, model: str, horizons: list[int]) -> list[dict[str, Any]]:
+    """What ``evaluate`` reports of a baseline at each horizon, from one forecast of each window."""
+    from apps.timeseries.data.reading import read_panel
+    from apps.timeseries.data.splits import protocol_borders
+    from apps.timeseries.evaluate import score
+    from apps.timeseries.methods import BaselinePredictor
+    from core.cli import set_threads
+    from core.reporting import Timer
+
+    set_threads(1)
+    name, protocol = FILES[dataset]
+    panel = read_panel(data / name)
+    borders = protocol_borders(protocol, len(panel.series[0]), panel.source)
+    with Timer() as timer:
+        scores = score(panel, BaselinePredictor(model), borders, LOOKBACK, horizons)
+    shared = {"dataset": dataset, "model": model, "seed": 0, "training": {}}
+    about = {"file_sha256": panel.sha256, "cpu_seconds": round(timer.cpu_seconds, 1)}
+    if len(horizons) > 1:
+        about["together"] = horizons
+    return [{**shared, "horizon": h, **scores[h], **about} for h in horizons]
 
 
 def collect(work: Path, before: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -139,6 +177,7 @@ def collect(work: Path, before: dict[str, Any] | None = None) -> dict[str, Any]:
         training = cell["training"]
         runs[cell["dataset"], cell["horizon"], cell["model"], cell["seed"]] = {
             **{key: cell[key] for key in ("windows", "mse", "mae", "cpu_seconds")},
+            **({"together": cell["together"]} if "together" in cell else {}),
             **{key: training[key] for key in ("parameters", "changes", "steps") if key in training},
         }
         if hashes.setdefault(cell["dataset"], cell["file_sha256"]) != cell["file_sha256"]:
@@ -204,7 +243,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--collect", action="store_true", help="compute nothing")
     parser.add_argument("--add", action="store_true", help="to the result that --out is")
+    parser.add_argument("--baseline", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.baseline:
+        (dataset,), (model,) = args.datasets, args.models
+        print(json.dumps(baseline(args.data, dataset, model, args.horizons)))
+        return
     args.work.mkdir(parents=True, exist_ok=True)
     before = json.loads(args.out.read_text()) if args.add else None
     done = {
@@ -215,7 +259,7 @@ def main() -> None:
     if not args.collect:
         wanted = [c for c in cells(args) if (c.dataset, c.horizon, c.model, c.seed) not in done]
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda cell: compute(cell, args.data, args.work), wanted))
+            list(pool.map(lambda group: compute(group, args.data, args.work), processes(wanted)))
     from core.files import write_json
 
     write_json(args.out, collect(args.work, before), force=True)

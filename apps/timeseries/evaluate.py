@@ -8,7 +8,7 @@ test windows flatters an error by 1.5 % (measured on ETTh1).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def evaluate(
             )
             predictor, training = ModelPredictor(trained.model), trained.model.spec.training
             training = training | {"validation": trained.result.metrics, "changes": changes}
-        scores = score(panel, predictor, borders, lookback, horizon, progress)
+        scores = score(panel, predictor, borders, lookback, [horizon], progress)[horizon]
     return {
         "model": predictor.name,
         "dataset": dataset,
@@ -127,7 +127,9 @@ def evaluate(
         "borders": borders.report(),
         **scores,
         "naive": {
-            each: score(panel, BaselinePredictor(each), borders, lookback, horizon, progress)
+            each: score(panel, BaselinePredictor(each), borders, lookback, [horizon], progress)[
+                horizon
+            ]
             for each in (NAIVE if naive else ())
             if each != predictor.name
         },
@@ -144,22 +146,37 @@ def score(
     predictor: Predictor,
     borders: Borders,
     lookback: int,
-    horizon: int,
+    horizons: Sequence[int],
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """mse and mae in scaled space over every test window, and their number."""
+) -> dict[int, dict[str, Any]]:
+    """For each horizon mse and mae in scaled space over every test window, and their number.
+
+    Several ``horizons`` share one forecast of each window, of which the shorter ones score the
+    first steps.  That is right for a baseline, whose steps do not depend on how many are wanted.
+    """
     series = panel.series[0]
     scaling = Scaling.of(series.values[: borders.train])
-    chosen = origins(borders.val, borders.test, lookback, horizon)
-    squared = absolute = 0.0
+    chosen = origins(borders.val, borders.test, lookback, min(horizons))
+    squared, absolute = dict.fromkeys(horizons, 0.0), dict.fromkeys(horizons, 0.0)
+    windows = dict.fromkeys(horizons, 0)
     with (progress or SilentProgress()).task(f"test, {predictor.name}", total=len(chosen)) as task:
         for at in range(0, len(chosen), CHUNK):
             part = chosen[at : at + CHUNK]
-            found = predictor.predict(series, part.tolist(), horizon)
-            truth = series.values[part[:, None] + np.arange(horizon)]
-            error = (found - truth) / scaling.std
-            squared += float((error**2).sum())
-            absolute += float(np.abs(error).sum())
+            found = predictor.predict(series, part.tolist(), max(horizons))
+            for horizon in horizons:
+                inside = part[part + horizon <= borders.test]
+                truth = series.values[inside[:, None] + np.arange(horizon)]
+                error = (found[: len(inside), :horizon] - truth) / scaling.std
+                squared[horizon] += float((error**2).sum())
+                absolute[horizon] += float(np.abs(error).sum())
+                windows[horizon] += len(inside)
             task.advance(len(part))
-    count = len(chosen) * horizon * series.values.shape[1]
-    return {"mse": squared / count, "mae": absolute / count, "windows": len(chosen)}
+    scores = {}
+    for horizon in horizons:
+        count = windows[horizon] * horizon * series.values.shape[1]
+        scores[horizon] = {
+            "mse": squared[horizon] / count,
+            "mae": absolute[horizon] / count,
+            "windows": windows[horizon],
+        }
+    return scores

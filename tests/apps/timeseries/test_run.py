@@ -12,6 +12,10 @@ import pandas as pd
 import pytest
 
 import apps.timeseries
+from apps.timeseries.data.reading import read_panel
+from apps.timeseries.data.splits import protocol_borders
+from apps.timeseries.evaluate import score
+from apps.timeseries.methods import BaselinePredictor
 
 INTERVALS = ["lo-80", "hi-80", "lo-90", "hi-90"]
 COLUMNS = ["unique_id", "model", "cutoff", "ds", "yhat", *INTERVALS]
@@ -157,6 +161,22 @@ def test_evaluate_by_hand(command, table, csv) -> None:
     assert report["windows"] == 35
     assert report["mse"] == pytest.approx((errors**2).mean())
     assert report["mae"] == pytest.approx(np.abs(errors).mean())
+
+
+def test_horizons_of_a_baseline_share_a_forecast(command, table, csv) -> None:
+    """One pass over the windows scores every horizon as the horizon alone would be."""
+    file = csv(table(400))
+    panel = read_panel(file)
+    borders = protocol_borders("7-1-2", 400, "it")
+    for name in ("last-value", "seasonal-naive", "seasonal-mean", "drift", "ets"):
+        together = score(panel, BaselinePredictor(name), borders, 24, [6, 48, 24])
+        for horizon in (6, 24, 48):
+            line = ("evaluate", file, "--model", name, "--lookback", 24, "--horizon", horizon)
+            code, alone, errors = command(*line, "--no-naive")
+            assert code == 0, errors
+            assert together[horizon]["windows"] == alone["windows"] == 80 - horizon + 1
+            for measure in ("mse", "mae"):
+                assert together[horizon][measure] == pytest.approx(alone[measure], rel=1e-9)
 
 
 def test_the_same_forecast_in_python(command, table, csv, tmp_path, small_model) -> None:
