@@ -28,7 +28,7 @@ from apps.medical.data.splits import digest
 from apps.medical.data.unlabelled import PreparedImages, open_images
 from apps.medical.initial import ENCODER, EncoderSpec
 from apps.medical.models import build as build_network
-from apps.medical.store import METADATA, TENSORS, NetworkSpec
+from apps.medical.store import METADATA, TENSORS, NetworkSpec, is_of_step
 from apps.medical.train import (
     DEFAULT_STEPS,
     FOLDS,
@@ -41,7 +41,7 @@ from apps.medical.train import (
 from core.backbones.pyramid import Pyramid
 from core.config import validate
 from core.errors import DataError, UsageError
-from core.files import plain, read_json
+from core.files import plain
 from core.pretraining import PretextConfig, PretrainTask, build
 from core.pretraining.config import OPTIMISER
 from core.progress import Progress, SilentProgress
@@ -194,7 +194,7 @@ def pretrain(
         str(result.stopped_because),
         result.metrics,
     )
-    if not (resume and _finished(out / ENCODER, result.steps)):
+    if not (resume and is_of_step(out / ENCODER, result.steps)):
         load_state(net, load_weights(result.best), str(result.best))
         spec = EncoderSpec(
             network=network,
@@ -358,12 +358,3 @@ def _hold_out(ids: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
     count = min(max(2, len(ids) // 10), HELD_OUT)
     names = sorted(ids)
     return sorted(names[i] for i in order[count:]), sorted(names[i] for i in order[:count])
-
-
-def _finished(folder: Path, steps: int) -> bool:
-    """Whether the encoder of step ``steps`` has been written."""
-    try:
-        made = read_json(folder / METADATA)["training"]["steps"]
-    except (DataError, KeyError, TypeError):
-        return False
-    return bool(made == steps and (folder / TENSORS).is_file())

@@ -118,6 +118,15 @@ def load_model(
     return Model(tuple(networks), specs[0], folder, names, sums)
 
 
+def is_of_step(folder: Path, step: int) -> bool:
+    """Whether ``folder`` holds weights, and those that were saved at training step ``step``."""
+    try:
+        made = read_json(folder / METADATA)["training"]["steps"]
+    except (DataError, KeyError, TypeError):
+        return False
+    return bool(made == step and (folder / TENSORS).is_file())
+
+
 def read_spec(ref: str | Path) -> ModelSpec:
     """What a model's ``model.json`` says (of an ensemble, the first fold's), without its tensors.
 

@@ -13,7 +13,6 @@ RUN itself is a model as well: the ensemble of its folds (without RUN/full).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from apps.medical import catalog
 from apps.medical.data.augment import Augmentation
 from apps.medical.data.datasets import Dataset, open_dataset
 from apps.medical.data.plan import Plan, plan_dataset, read_plan, write_plan
-from apps.medical.data.splits import Fold, digest, fold_folder, folds
+from apps.medical.data.splits import Fold, digest, fold_folder, folds, validated_cases
 from apps.medical.data.store import PreparedCases
 from apps.medical.initial import Initial, read_initial, start_from
 from apps.medical.learning import (
@@ -37,11 +36,11 @@ from apps.medical.learning import (
 )
 from apps.medical.losses import LossName, make_loss
 from apps.medical.models import build
-from apps.medical.store import METADATA, TENSORS, ModelSpec, NetworkSpec, save_model
+from apps.medical.store import METADATA, TENSORS, ModelSpec, NetworkSpec, is_of_step, save_model
 from core import grid
 from core.config import validate
 from core.errors import DataError, UsageError
-from core.files import plain, write_json
+from core.files import plain, read_json, write_json
 from core.progress import Progress, SilentProgress
 from core.reporting import environment
 from core.training import TrainConfig, fit, load_weights
@@ -311,14 +310,11 @@ def _train_fold(
 
 def summarise(run: Path) -> dict[str, Any]:
     """Every finished fold of a run together: means over all validation cases."""
-    rows: dict[str, Any] = {}
-    found = sorted(Path(run).glob("fold_*/validation.json"))
-    for file in found:
-        rows.update(json.loads(file.read_text(encoding="utf-8"))["cases"])
+    finished, rows = validated_cases(run)
     if not rows:
         return {}
     return {
-        "folds": [f.parent.name for f in found],
+        "folds": finished,
         "cases": len(rows),
         "mean": mean_metrics(rows.values()),
     }
@@ -326,15 +322,11 @@ def summarise(run: Path) -> dict[str, Any]:
 
 def _finished(folder: Path, steps: int, validated: bool) -> dict[str, Any] | None:
     """The metrics of a fold whose model and validation are those of step ``steps``, else None."""
+    if not is_of_step(folder, steps):
+        return None
     try:
-        made = json.loads((folder / METADATA).read_text(encoding="utf-8"))["training"]["steps"]
-        if made != steps or not (folder / TENSORS).is_file():
-            return None
-        if not validated:
-            return {}
-        metrics: dict[str, Any] = json.loads((folder / "validation.json").read_text("utf-8"))
-        return metrics
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(folder / "validation.json") if validated else {}
+    except DataError:
         return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from apps.medical.classification.inputs import PreparedInputs
 from apps.medical.classification.learning import probabilities
 from apps.medical.classification.metrics import classification_metrics
 from apps.medical.classification.patients import patient_metrics, patient_to_patient
+from apps.medical.data.splits import validated_cases
 
 
 def measured(
@@ -47,10 +47,7 @@ def measured(
 
 def summarise(run: Path, classes: Sequence[str], seed: int) -> dict[str, Any]:
     """Every finished fold together: scores over all validation cases."""
-    rows: dict[str, Any] = {}
-    found = sorted(Path(run).glob("fold_*/validation.json"))
-    for file in found:
-        rows.update(json.loads(file.read_text(encoding="utf-8"))["cases"])
+    finished, rows = validated_cases(run)
     if not rows:
         return {}
     names = list(classes)
@@ -58,7 +55,7 @@ def summarise(run: Path, classes: Sequence[str], seed: int) -> dict[str, Any]:
     y = np.array([names.index(row["label"]) for row in rows.values()])
     patients = [row["patient"] for row in rows.values()]
     return {
-        "folds": [file.parent.name for file in found],
+        "folds": finished,
         "images": classification_metrics(p, y, patients, names, seed=seed),
         "patients": patient_metrics(p, y, patients, names, seed=seed),
     }

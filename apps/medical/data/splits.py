@@ -7,9 +7,11 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from apps.medical.data.datasets import Dataset
 from core.errors import DataError
+from core.files import MAX_JSON_BYTES, read_bounded, read_json
 
 SPLIT_FILES = ("splits_final.json", "splits.json")
 
@@ -19,6 +21,22 @@ Fold = tuple[list[str], list[str]]
 def fold_folder(fold: str) -> str:
     """The name of a fold's folder in a run: fold_0, fold_1, ..., or full."""
     return "full" if fold == "full" else f"fold_{fold}"
+
+
+def validated_cases(run: Path) -> tuple[list[str], dict[str, Any]]:
+    """The finished folds of a run, and every case's row of their validation.json together.
+
+    Raises DataError for a file that is damaged.
+    """
+    finished, rows = [], {}
+    for file in sorted(Path(run).glob("fold_*/validation.json")):
+        advice = f"remove {file.parent.name} and train it again"
+        cases = read_json(file, advice=advice).get("cases")
+        if not isinstance(cases, dict):
+            raise DataError(f"{file}: has no cases; {advice}")
+        finished.append(file.parent.name)
+        rows.update(cases)
+    return finished, rows
 
 
 def digest(ids: Sequence[str]) -> str:
@@ -61,10 +79,15 @@ def stored_splits(dataset: Dataset) -> tuple[Path, list[Fold]] | None:
     path = next((dataset.root / f for f in SPLIT_FILES if (dataset.root / f).is_file()), None)
     if path is None:
         return None
+    return path, read_splits(path)
+
+
+def read_splits(path: Path) -> list[Fold]:
+    """nnU-Net's file of folds.  Raises DataError where it cannot be read or holds something else."""
+    content = read_bounded(path, MAX_JSON_BYTES, "correct or remove this file")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return path, [(list(e["train"]), list(e["val"])) for e in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [(list(e["train"]), list(e["val"])) for e in json.loads(content)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f'{path}: must be a list of {{"train": [...], "val": [...]}}') from error
 
 

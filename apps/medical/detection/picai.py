@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ import numpy as np
 from scipy import ndimage
 
 from apps.medical.data.plan import NetworkDefaults, Plan, network_strides, write_plan
+from apps.medical.data.splits import read_splits
 from apps.medical.data.volume import Volume, read_label, write_label_like
 from apps.medical.detection.detect import place, write_map
 from apps.medical.detection.grid import SHAPE, SPACING, Grid, detection_grid, sample
@@ -150,13 +150,14 @@ def read_folds(file: Path, cases: Sequence[PicaiCase]) -> list[dict[str, list[st
 
     Raises DataError where a patient is on both sides, a case in no validation, or a side is empty.
     """
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        folds = [{side: list(entry[side]) for side in ("train", "val")} for entry in stored]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f'{file}: must be a list of {{"train": [...], "val": [...]}}') from error
     known = {case.id: case.patient for case in cases}
-    folds = [{side: [c for c in names if c in known] for side, names in f.items()} for f in folds]
+    folds = [
+        {
+            side: [c for c in names if c in known]
+            for side, names in zip(("train", "val"), fold, strict=True)
+        }
+        for fold in read_splits(file)
+    ]
     for number, fold in enumerate(folds):
         both = {known[c] for c in fold["train"]} & {known[c] for c in fold["val"]}
         if both:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.medical.data.datasets import Case, Dataset
-from apps.medical.data.splits import folds
+from apps.medical.data.splits import folds, validated_cases
 from core.errors import DataError
 
 
@@ -51,11 +51,26 @@ def test_patient_on_both_sides_of_a_stored_fold_is_refused(tmp_path: Path) -> No
         folds(make(tmp_path, ["same", "same"]))
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '[{"train": ["c0"], "val": ["gone"]}]'])
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", "[" * 100_000, '[{"train": ["c0"], "val": ["gone"]}]']
+)
 def test_unusable_stored_splits_name_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "splits.json").write_text(content)
     with pytest.raises(DataError, match=r"splits\.json"):
         folds(make(tmp_path, ["a", "b"]))
+
+
+def test_validated_cases_of_all_finished_folds(tmp_path: Path) -> None:
+    assert validated_cases(tmp_path) == ([], {})
+    for fold, case in (("fold_1", "b"), ("fold_0", "a"), ("full", "c")):
+        (tmp_path / fold).mkdir()
+        (tmp_path / fold / "validation.json").write_text(json.dumps({"cases": {case: {"n": 1}}}))
+    (tmp_path / "fold_2").mkdir()  # not finished
+    assert validated_cases(tmp_path) == (["fold_0", "fold_1"], {"a": {"n": 1}, "b": {"n": 1}})
+    for damage in ('{"cases": {', "{}"):
+        (tmp_path / "fold_1" / "validation.json").write_text(damage)
+        with pytest.raises(DataError, match=r"validation\.json.*remove fold_1 and train it again"):
+            validated_cases(tmp_path)
 
 
 def test_fewer_patients_than_folds(tmp_path: Path) -> None:
