@@ -13,8 +13,10 @@ The mean over channels goes over all heads, and so do a lag and its weight: head
 and there are none.  A key or value beyond L is cut off; where there are fewer, zeros follow.
 
 How it is computed, exactly the same function:
-- scores are sums over the diagonals of the matrix q k^T, the shifts one circulant matrix, up to
-  ``FOURIER`` positions; beyond them products of Fourier transforms, irfft(..., n=L) at every L;
+- scores are sums over the diagonals of the matrix q k^T, the shifts one circulant matrix, or for
+  many positions products of Fourier transforms, irfft(..., n=L) at every L, whichever costs less;
+- either a few examples at a time, so that what lies between stays in the cache and is not kept: the
+  gradients of scores are shifts and those of shifts scores, computed from the inputs alone;
 - q k^T = x (Wq^T (Wk x' + bk))^T and proj(shift(v)) = shift(proj(v)), so of the four projections of
   a sequence two remain, by products of two weights: 0.27 G multiplications instead of 1.61 G for
   3,072 positions of 512 channels.
@@ -28,8 +30,9 @@ alike, it changes no softmax.  k below 1 or above L, which fails there, is clipp
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +41,18 @@ from torch import Tensor, nn
 from core import grid
 from core.errors import UsageError
 from core.mixers.base import BlockContext, check_choice, register_mixer
+from core.ops.precision import accumulate_dtype, without_autocast
 
-FOURIER = 384
-"""From more positions on, Fourier transforms.  Scores and shifts of 32 x 512 channels, forward, one
-thread: 7 ms by matrices against 12 at 96 positions, 9 to 18 at 144, 64 to 52 at 360, 453 to 333 at
-768; of 8 x 512 at 2,000: 735 to 119."""
+MATRIX = {2: 0.0084, 4: 0.036, 8: 0.072}
+"""ns that a product of two channels costs, by bytes of a number, on one thread of an AMD EPYC."""
+LAYOUT, TRANSFORM = 0.7, 8.0
+"""ns for each entry of a matrix whatever the channels, and for each number that is transformed.
+
+Scores and shifts of 32 x 512 channels in bfloat16, forward, ms by matrices against Fourier: 4 to 17
+at 144 positions, 24 to 46 at 384, 97 to 105 at 768, 395 to 307 at 1,536; in float32 91 to 46 at 384.
+"""
+BLOCK = 2**20
+"""Entries of the matrices that are held at once."""
 
 Delays = Literal["batch", "sample"]
 
@@ -102,15 +112,14 @@ def lags_kept(L: int, factor: float) -> int:
 
 def lag_scores(q: Tensor, k: Tensor) -> Tensor:
     """sum over i and channels of q[i + t] k[i]: (B, L, C), (B, M <= L, C) -> (B, L), float32."""
-    L, M = q.shape[1], k.shape[1]
-    if L > FOURIER:
-        with torch.autocast(q.device.type, enabled=False):
-            spectrum = _rfft(q, L) * _rfft(k, L).conj()
-            return torch.fft.irfft(spectrum.sum(-1), n=L)
-    products = k @ q.transpose(1, 2)  # (B, M, L), of which score t sums column i + t of row i
-    twice = torch.cat((products, products), -1).flatten(1)
-    rows = F.pad(twice, (0, M)).unflatten(1, (M, 2 * L + 1))[..., :L]  # row i moved i to the left
-    return rows.float().sum(1) if rows.dtype != torch.float64 else rows.sum(1)
+    dtype = _product_dtype(q, k)
+    fourier = by_fourier(k.shape[1], k.shape[2], dtype)
+    if not fourier:
+        q, k = q.to(dtype), k.to(dtype)
+    if not grid.is_static(q.shape) or torch.compiler.is_compiling():
+        return _scores(q, k, fourier)
+    scores: Tensor = _Scores.apply(q, k, fourier)
+    return scores
 
 
 def lag_weights(scores: Tensor, kept: int, shared: bool = False) -> Tensor:
@@ -128,14 +137,108 @@ def shifted(v: Tensor, weights: Tensor) -> Tensor:
 
     Indices are modulo L, and v is zero from M on.
     """
+    L, dtype = weights.shape[1], _product_dtype(v, v)
+    fourier = by_fourier(v.shape[1], v.shape[2], dtype)
+    if not fourier:
+        v = v.to(dtype)
+    if not grid.is_static(v.shape) or torch.compiler.is_compiling():
+        return _shifts(v, weights, L, fourier)
+    moved: Tensor = _Shifts.apply(v, weights, L, fourier)
+    return moved
+
+
+def by_fourier(positions: int, channels: int, dtype: torch.dtype) -> bool:
+    """Whether Fourier transforms of keys or values cost less than matrices with as many rows."""
+    return positions * (LAYOUT + MATRIX[dtype.itemsize] * channels) > TRANSFORM * channels
+
+
+class _Scores(torch.autograd.Function):
+    """``_scores`` of a few examples at a time.  The gradients are shifts of the inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, fourier: bool) -> Tensor:
+        ctx.save_for_backward(q, k)
+        ctx.fourier = fourier
+        parts = _chunks(q.shape[1] * k.shape[1], q, k)
+        return torch.cat([_scores(a, b, fourier) for a, b in parts])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad,), (q, k), (for_q, for_k, _) = grads, ctx.saved_tensors, ctx.needs_input_grad
+        dq = _Shifts.apply(k, _turned(grad), q.shape[1], ctx.fourier) if for_q else None
+        dk = _Shifts.apply(q, grad, k.shape[1], ctx.fourier) if for_k else None
+        return dq, dk, None
+
+
+class _Shifts(torch.autograd.Function):
+    """``_shifts`` of a few examples at a time.  The gradients are a shift and scores."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, weights: Tensor, rows: int, fourier: bool) -> Tensor:
+        ctx.save_for_backward(v, weights)
+        ctx.fourier = fourier
+        parts = _chunks(rows * v.shape[1], v, weights)
+        return torch.cat([_shifts(a, b, rows, fourier) for a, b in parts])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad,), (v, weights), (for_v, for_weights, *_) = (
+            grads,
+            ctx.saved_tensors,
+            ctx.needs_input_grad,
+        )
+        dv = dw = None
+        if for_v:
+            dv = _Shifts.apply(grad, _turned(weights), v.shape[1], ctx.fourier)
+        if for_weights:
+            missing = weights.shape[1] - grad.shape[1]  # 0 unless rows were left out
+            whole = F.pad(grad, (0, 0, 0, missing)) if missing else grad
+            dw = _turned(_Scores.apply(whole, v, ctx.fourier)).to(weights.dtype)
+        return dv, dw, None, None
+
+
+def _scores(q: Tensor, k: Tensor, fourier: bool) -> Tensor:
+    """``lag_scores`` of some examples, in the dtype that they have."""
+    L, M = q.shape[1], k.shape[1]
+    with without_autocast(q):
+        if fourier:
+            return torch.fft.irfft((_rfft(q, L) * _rfft(k, L).conj()).sum(-1), n=L)
+        products = k @ q.transpose(1, 2)  # (B, M, L), of which score t sums column i + t of row i
+        twice = torch.cat((products, products), -1).flatten(1)
+        # Row i moved i to the left.
+        rows = F.pad(twice, (0, M)).unflatten(1, (M, 2 * L + 1))[..., :L]
+        return rows.to(accumulate_dtype(rows.dtype)).sum(1)
+
+
+def _shifts(v: Tensor, weights: Tensor, rows: int, fourier: bool) -> Tensor:
+    """The first ``rows`` of ``shifted`` of some examples, in the dtype that v has."""
     L, M = weights.shape[1], v.shape[1]
-    if L > FOURIER:
-        with torch.autocast(v.device.type, enabled=False):
+    with without_autocast(v):
+        if fourier:
             spectrum = _rfft(v, L) * torch.fft.rfft(weights).conj().unsqueeze(-1)
-            return torch.fft.irfft(spectrum, n=L, dim=1).to(v.dtype)
-    twice = weights.repeat(1, 2).unsqueeze(1).expand(-1, L, -1).flatten(1)
-    circulant = twice[:, : L * (2 * L - 1)].unflatten(1, (L, 2 * L - 1))[..., :M]
-    return circulant.to(v.dtype) @ v  # row i: weights moved i to the right
+            return torch.fft.irfft(spectrum, n=L, dim=1)[:, :rows].to(v.dtype)
+        twice = weights.repeat(1, 2).unsqueeze(1).expand(-1, rows, -1).flatten(1)
+        circulant = twice[:, : rows * (2 * L - 1)].unflatten(1, (rows, 2 * L - 1))[..., :M]
+        return circulant.to(v.dtype) @ v  # row i: weights moved i to the right
+
+
+def _turned(weights: Tensor) -> Tensor:
+    """(B, L) -> the same at lag -t."""
+    return weights.flip(-1).roll(1, -1)
+
+
+def _chunks(entries: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """As many examples at a time as have ``BLOCK`` entries, each of them ``entries``."""
+    count = max(1, BLOCK // max(1, entries))
+    return zip(*(x.split(count) for x in tensors), strict=True)
+
+
+def _product_dtype(x: Tensor, y: Tensor) -> torch.dtype:
+    """What a product of the two is computed in, here and now."""
+    kind = x.device.type if x.device.type != "meta" else "cpu"
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return torch.promote_types(x.dtype, y.dtype)
 
 
 def _both(x: Tensor, first: nn.Linear, second: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def definition(mixer: Autocorrelation, x: Tensor, other: Tensor) -> Tensor:
 def test_scores_and_shifts_at_every_length(
     L: int, M: int, fourier: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FOURIER", 0 if fourier else 1000)
+    monkeypatch.setattr(module, "by_fourier", lambda *sizes: fourier)
     q, k, weights = noise(3, L, 4), noise(3, M, 4, seed=2), noise(3, L, seed=3).softmax(-1)
     padded = torch.cat((k, torch.zeros(3, L - M, 4, dtype=k.dtype)), 1)
     scores = torch.stack([(q.roll(-t, 1) * padded).sum((1, 2)) for t in range(L)], 1)
@@ -74,7 +74,7 @@ def test_scores_and_shifts_at_every_length(
 def test_equals_the_definition_gradients_included(
     L: int, M: int, training: bool, delays: str, fourier: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FOURIER", 0 if fourier else 1000)
+    monkeypatch.setattr(module, "by_fourier", lambda *sizes: fourier)
     mixer = make(cross=True, factor=2.0, delays=delays).train(training)
     # Few positions are projected one weight after the other, many by the product of two.
     for batch in (1, 4):
@@ -92,6 +92,56 @@ def test_equals_the_definition_gradients_included(
         )
         for a, b in pairs:
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("fourier", [False, True])
+@pytest.mark.parametrize(("L", "M"), [(6, 6), (7, 3)])
+def test_gradients_of_scores_and_shifts(
+    L: int, M: int, fourier: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against finite differences, the second too; examples one by one."""
+    monkeypatch.setattr(module, "by_fourier", lambda *sizes: fourier)
+    monkeypatch.setattr(module, "BLOCK", 1)
+    q, k, weights = noise(2, L, 3), noise(2, M, 3, seed=2), noise(2, L, seed=3)
+    for function, inputs in ((lag_scores, (q, k)), (shifted, (k, weights))):
+        given = tuple(x.requires_grad_() for x in inputs)
+        assert torch.autograd.gradcheck(function, given)
+        assert torch.autograd.gradgradcheck(function, given)
+
+
+@pytest.mark.parametrize("fourier", [False, True])
+def test_a_few_examples_at_a_time_under_autocast(
+    fourier: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16 products, float32 gradients to float32 inputs, whatever the number at a time."""
+    monkeypatch.setattr(module, "by_fourier", lambda *sizes: fourier)
+    mixer = make(cross=True, factor=2.0).float().train()
+    found = []
+    for block in (1, 2**20):
+        monkeypatch.setattr(module, "BLOCK", block)
+        x, other = (noise(4, n, 8, seed=n).float().requires_grad_() for n in (40, 24))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = mixer.mix(x, other)
+        y.float().square().sum().backward()
+        assert x.grad is not None
+        assert other.grad is not None
+        assert x.grad.dtype == other.grad.dtype == torch.float32
+        found.append((y.detach().float(), x.grad, other.grad))
+    plain = mixer.mix(noise(4, 40, 8, seed=40).float(), noise(4, 24, 8, seed=24).float()).detach()
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2 * float(b.abs().max()))
+    assert float((found[0][0] - plain).abs().max()) < 0.1 * float(plain.abs().max())
+
+
+def test_fourier_where_it_costs_less() -> None:
+    for positions, channels, dtype, wanted in (
+        (144, 512, torch.float32, False),
+        (384, 512, torch.float32, True),
+        (768, 512, torch.bfloat16, False),
+        (1536, 512, torch.bfloat16, True),
+        (768, 64, torch.bfloat16, True),
+    ):
+        assert module.by_fourier(positions, channels, dtype) is wanted
 
 
 @pytest.mark.parametrize(("heads", "batch"), [(1, 3), (2, 1)])
