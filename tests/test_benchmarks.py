@@ -9,8 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from apps.timeseries.evaluate import evaluate
 from core.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -206,3 +209,33 @@ def test_forecasting_cells_become_rows_and_a_result_grows(tmp_path: Path) -> Non
     (tmp_path / "dlinear-1.json").unlink()
     (tmp_path / "last-value-0.json").unlink()
     assert forecasting.collect(tmp_path, grown)["rows"] == grown["rows"]
+
+
+def test_horizons_of_a_baseline_are_one_process_and_score_as_evaluate_does(tmp_path: Path) -> None:
+    forecasting, data, work = script("forecasting"), tmp_path / "data", tmp_path / "work"
+    data.mkdir()
+    work.mkdir()
+    values = np.random.default_rng(0).normal(size=(600, 2)).cumsum(0)
+    stamps = pd.date_range("2020-01-01", periods=600, freq="D").strftime("%Y-%m-%d")
+    frame = pd.DataFrame(values, columns=["a", "b"])
+    frame.insert(0, "date", stamps)
+    frame.to_csv(data / "exchange_rate.csv", index=False)
+    Cell = forecasting.Cell
+    cells = [Cell("Exchange", h, m, 0) for h in (6, 24) for m in ("last-value", "dlinear")]
+    groups = forecasting.processes(cells)
+    assert [len(group) for group in groups] == [2, 1, 1]
+    forecasting.compute(groups[0], data, work)
+    assert {path.name for path in work.iterdir()} == {cell.file for cell in groups[0]}
+    for cell in groups[0]:
+        made = json.loads((work / cell.file).read_text())
+        alone = evaluate(
+            data / "exchange_rate.csv", "7-1-2", "last-value", horizon=cell.horizon, naive=False
+        )
+        assert made["together"] == [6, 24]
+        assert {k: made[k] for k in ("mse", "mae")} == pytest.approx(
+            {k: alone[k] for k in ("mse", "mae")}
+        )
+        for key in ("dataset", "horizon", "seed", "windows", "file_sha256"):
+            assert made[key] == alone[key], key
+    row = forecasting.collect(work)["rows"][0]
+    assert (row["model"], row["together"]) == ("last-value", [6, 24])
