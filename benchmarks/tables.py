@@ -239,7 +239,8 @@ def segmentation(result: dict[str, Any], name: str) -> str:
         patch=" × ".join(map(str, result["patch"])),
     )
     note = (
-        f" {listed(behind)} {'has' if len(behind) == 1 else 'have'} not converged in so few steps."
+        f" {listed(behind)} {'has' if len(behind) == 1 else 'have'} not converged in so few steps at"
+        " the one learning rate that all share."
         if behind
         else ""
     )

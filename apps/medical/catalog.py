@@ -20,7 +20,10 @@ SHARED: Options = {"deep_supervision": 0, "gradient_checkpointing": False}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One network.  ``presets[preset][rank]`` overrides ``defaults``."""
+    """One network.  ``presets[preset][rank]`` overrides ``defaults``.
+
+    ``learning_rate`` is AdamW's peak where none is given.
+    """
 
     title: str
     summary: str
@@ -28,7 +31,16 @@ class ModelEntry:
     ranks: tuple[int, ...]
     defaults: Options
     presets: Mapping[str, Mapping[int, Options]] = field(default_factory=dict)
+    learning_rate: float = 2e-3
 
+
+WITHOUT_CONVOLUTIONS = 1e-3
+"""Peak rate of the networks that have none, neither in the encoder nor in the decoder.
+
+Swin-Unet on hippocampus, 5 labelled cases, 300 steps, 42 others: Dice 0.24 at 4e-3, 0.38 at 2e-3, 0.55
+at 1e-3, 0.45 at 5e-4 (Att-SwinU-Net 0.18, 0.26, 0.53 at the first three); 50 cases, 1,000 steps: 0.76
+at 2e-3, 0.78 at 1e-3.
+"""
 
 _TRANSFORMER: Options = {
     "depths": (2, 2, 2, 2),
@@ -107,6 +119,7 @@ MODELS: dict[str, ModelEntry] = {
         summary="Shifted windows on both sides, patch-expanding decoder, no convolutions.",
         paper="Cao et al. 2021, arXiv:2105.05537",
         ranks=(2, 3),
+        learning_rate=WITHOUT_CONVOLUTIONS,
         defaults={
             **_TRANSFORMER,
             "feature_size": 96,
@@ -180,6 +193,7 @@ MODELS: dict[str, ModelEntry] = {
         summary="Swin-Unet whose decoder reuses the encoder's attention; cross-attention skips.",
         paper="Aghdam et al. 2022, arXiv:2210.16898",
         ranks=(2, 3),
+        learning_rate=WITHOUT_CONVOLUTIONS,
         defaults={
             **_TRANSFORMER,
             "feature_size": 96,

@@ -98,4 +98,5 @@ def _model(entry: Any) -> dict[str, Any]:
         "paper": entry.paper,
         "ranks": list(entry.ranks),
         "defaults": dict(entry.defaults),
+        "learning_rate": entry.learning_rate,
     }

@@ -7,6 +7,7 @@ emits the result. So ``--help`` and ``info`` cost no import of torch, MONAI or N
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -442,7 +443,10 @@ def train(
         int | None,
         typer.Option(help="Optimiser steps of a fold (2000 without --max-minutes).", min=1),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.", min=0.0)] = 2e-3,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate of AdamW; the network's own by default.", min=0.0),
+    ] = None,
     loss: Annotated[
         str, typer.Option(help="dice_ce, or dice_focal: for lesions small beside the background.")
     ] = "dice_ce",
@@ -469,7 +473,8 @@ def train(
     from core.progress import get_progress
 
     cli.seed_everything(seed)
-    config = training_config(
+    config = partial(
+        training_config,
         max_steps=max_steps,
         max_minutes=max_minutes,
         lr=lr,

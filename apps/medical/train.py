@@ -13,7 +13,7 @@ RUN itself is a model as well: the ensemble of its folds (without RUN/full).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,15 @@ class FoldResult:
 
 
 def training_config(
-    *, max_steps: int | None = None, max_minutes: float | None = None, **given: Any
+    model: str | None = None,
+    *,
+    max_steps: int | None = None,
+    max_minutes: float | None = None,
+    **given: Any,
 ) -> TrainConfig:
-    """This application's defaults: AdamW at 2e-3, cosine decay, an average of the weights.
+    """This application's defaults: AdamW, cosine decay, an average of the weights.
 
+    The peak rate is that of ``model``'s entry in the catalog, or 2e-3.
     Without a budget, ``DEFAULT_STEPS``.  ``val_every`` defaults to a tenth of the steps, but at least
     50, or, for a budget in minutes alone, to every 200.  Raises UsageError naming the setting that is wrong.
     """
@@ -105,7 +110,10 @@ def training_config(
         max_steps = DEFAULT_STEPS
     if given.get("val_every") is None:
         given["val_every"] = 200 if max_steps is None else max(50, max_steps // 10)
-    defaults = {"lr": 2e-3, "weight_decay": 0.01, "warmup_steps": 20, "ema_decay": 0.99}
+    if given.get("lr") is None:
+        entry = catalog.MODELS.get(model or "")
+        given["lr"] = catalog.ModelEntry.learning_rate if entry is None else entry.learning_rate
+    defaults = {"weight_decay": 0.01, "warmup_steps": 20, "ema_decay": 0.99}
     values = {**defaults, **given, "max_steps": max_steps, "max_minutes": max_minutes}
     return validate(TrainConfig, values, "training settings")
 
@@ -121,7 +129,7 @@ def train(
     plan: Path | None = None,
     plan_overrides: Sequence[str] = (),
     augmentation: Augmentation | None = None,
-    config: TrainConfig | None = None,
+    config: TrainConfig | Callable[[str], TrainConfig] = training_config,
     loss: LossName = "dice_ce",
     initial: str | Path | None = None,
     initial_rate: float = 1.0,
@@ -134,7 +142,8 @@ def train(
 
     "full" takes every case and validates on none: for the weights one ships once cross-validation
     has measured the recipe.  Folds already finished in ``out`` are kept when ``resume``.
-    ``loss`` is one of ``losses.LOSSES``.  ``initial`` is a pre-training run or a trained model whose
+    ``config`` may be a function of the network's name, as :func:`training_config` is, whose rates
+    differ.  ``loss`` is one of ``losses.LOSSES``.  ``initial`` is a pre-training run or a trained model whose
     weights to start from; what was loaded learns at ``initial_rate`` of the learning rate, all else at
     the whole of it.
 
@@ -144,7 +153,10 @@ def train(
     """
     progress = progress or SilentProgress()
     _require_fold(fold)
-    make_loss(loss)  # a wrong name is found before anything is read
+    # What is wrong with these is found before anything is read.
+    make_loss(loss)
+    if not isinstance(config, TrainConfig):
+        config(model or "")
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out needs a folder")
@@ -174,7 +186,7 @@ def train(
     )
     _require_same_run(out, made, network, replaced=set(splits) if force else set())
     keep_plan(made, out / "plan.yaml")
-    config = config or training_config()
+    chosen = config if isinstance(config, TrainConfig) else config(name)
     cases = PreparedCases(data, made, out / "cache")
     results = []
     for each, (training, validation) in splits.items():
@@ -187,7 +199,7 @@ def train(
                 network,
                 out / fold_folder(each),
                 augmentation,
-                config,
+                chosen,
                 loss,
                 start,
                 initial_rate,

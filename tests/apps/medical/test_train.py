@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -441,6 +442,20 @@ def test_image_that_cannot_be_read_is_named(own, tmp_path) -> None:
     bad.write_bytes(bad.read_bytes()[:300])
     with pytest.raises(DataError, match=r"case 3\.nii\.gz"):
         run(own, tmp_path / "run")
+
+
+def test_a_network_learns_at_its_own_rate_unless_told(own, tmp_path) -> None:
+    small = {"feature_size": 4, "depths": [1, 1], "heads": [1, 1], "window": 2, "patch": 2}
+    for given, wanted in (({}, 1e-3), ({"lr": 5e-3}, 5e-3)):
+        out = tmp_path / f"run {wanted}"
+        config = partial(training_config, max_steps=1, precision="float32", **given)
+        (fold,) = run(own, out, model="swin_unet", options=small, config=config)
+        assert load_model(fold.folder).spec.training["config"]["lr"] == wanted
+    assert training_config().lr == training_config("dynunet").lr == 2e-3
+    untouched = tmp_path / "none"
+    with pytest.raises(UsageError, match="lr"):
+        run(tmp_path / "no data", untouched, config=partial(training_config, lr=-1.0))
+    assert not untouched.exists()
 
 
 def test_stored_splits_with_fewer_folds(own, tmp_path) -> None:
