@@ -107,11 +107,12 @@ def compute(group: list[Cell], data: Path, work: Path) -> None:
     if not group:
         return
     first = group[0]
-    command = first.command(data)
     if first.model in NAIVE:
         horizons = [str(cell.horizon) for cell in group]
         names = ("--datasets", first.dataset, "--models", first.model, "--horizons", *horizons)
         command = [sys.executable, __file__, str(data), "--baseline", *names]
+    else:
+        command = first.command(data)
     began = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from core import grid
 from core.errors import UsageError
 from core.mixers.base import BlockContext, check_choice, register_mixer
-from core.ops.precision import accumulate_dtype, without_autocast
+from core.ops.precision import accumulate_dtype, product_dtype, without_autocast
 
 MATRIX = {2: 0.0084, 4: 0.036, 8: 0.072}
 """ns that a product of two channels costs, by bytes of a number, on one thread of an AMD EPYC."""
@@ -112,7 +112,7 @@ def lags_kept(L: int, factor: float) -> int:
 
 def lag_scores(q: Tensor, k: Tensor) -> Tensor:
     """sum over i and channels of q[i + t] k[i]: (B, L, C), (B, M <= L, C) -> (B, L), float32."""
-    dtype = _product_dtype(q, k)
+    dtype = product_dtype(q, k)
     fourier = by_fourier(k.shape[1], k.shape[2], dtype)
     if not fourier:
         q, k = q.to(dtype), k.to(dtype)
@@ -137,7 +137,7 @@ def shifted(v: Tensor, weights: Tensor) -> Tensor:
 
     Indices are modulo L, and v is zero from M on.
     """
-    L, dtype = weights.shape[1], _product_dtype(v, v)
+    L, dtype = weights.shape[1], product_dtype(v)
     fourier = by_fourier(v.shape[1], v.shape[2], dtype)
     if not fourier:
         v = v.to(dtype)
@@ -231,14 +231,6 @@ def _chunks(entries: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """As many examples at a time as have ``BLOCK`` entries, each of them ``entries``."""
     count = max(1, BLOCK // max(1, entries))
     return zip(*(x.split(count) for x in tensors), strict=True)
-
-
-def _product_dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    """What a product of the two is computed in, here and now."""
-    kind = x.device.type if x.device.type != "meta" else "cpu"
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return torch.promote_types(x.dtype, y.dtype)
 
 
 def _both(x: Tensor, first: nn.Linear, second: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.ops.dropout import dropout, dropped
+from core.ops.precision import product_dtype
 
 NOTHING = -1e4
 """gelu(NOTHING) = gelu'(NOTHING) = 0 in every precision."""
@@ -31,8 +32,7 @@ def feed_forward(x: Tensor, w1: Tensor, w2: Tensor, rate: float = 0.0) -> Tensor
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w1, w2))
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return reference(x, w1, w2, rate)
-    mixed = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype("cpu") if mixed else x.dtype
+    dtype = product_dtype(x)
     rows, w1, w2 = x.reshape(-1, x.shape[-1]).to(dtype), w1.to(dtype), w2.to(dtype)
     with torch.autocast("cpu", enabled=False):
         if learns:

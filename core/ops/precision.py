@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -16,10 +18,22 @@ def log_decay_dtype(tensor: Tensor) -> torch.dtype:
     return tensor.dtype if tensor.device.type == "mps" else torch.float64
 
 
+def product_dtype(*tensors: Tensor) -> torch.dtype:
+    """What a product of ``tensors`` of one device is computed in, under autocast or without."""
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in tensors))
+    device = _autocast_device(tensors[0])
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return dtype
+
+
 def without_autocast(tensor: Tensor) -> torch.autocast:
     """A context in which autocast does not round the matrix products of ``tensor``'s device.
 
     The device ``meta`` has no autocast, and torch refuses to turn it off there.
     """
-    device = tensor.device.type
-    return torch.autocast("cpu" if device == "meta" else device, enabled=False)
+    return torch.autocast(_autocast_device(tensor), enabled=False)
+
+
+def _autocast_device(tensor: Tensor) -> str:
+    return "cpu" if tensor.device.type == "meta" else tensor.device.type

@@ -152,11 +152,8 @@ def read_folds(file: Path, cases: Sequence[PicaiCase]) -> list[dict[str, list[st
     """
     known = {case.id: case.patient for case in cases}
     folds = [
-        {
-            side: [c for c in names if c in known]
-            for side, names in zip(("train", "val"), fold, strict=True)
-        }
-        for fold in read_splits(file)
+        {"train": [c for c in train if c in known], "val": [c for c in val if c in known]}
+        for train, val in read_splits(file)
     ]
     for number, fold in enumerate(folds):
         both = {known[c] for c in fold["train"]} & {known[c] for c in fold["val"]}
