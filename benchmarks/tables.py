@@ -645,7 +645,7 @@ def driving_balance(result: dict[str, Any]) -> str:
 
 
 def signed(difference: dict[str, Any]) -> str:
-    """A difference and its interval, each with its sign."""
+    """A difference and its interval, each with its sign: -0.000 is below zero, however little."""
     return "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference)
 
 

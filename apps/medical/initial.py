@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from apps.medical.data.plan import Plan
-from apps.medical.store import METADATA, TENSORS, NetworkSpec, find_model
+from apps.medical.store import METADATA, TENSORS, NetworkSpec, find_model, fold_folders
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
 from core.files import sha256
@@ -72,9 +72,9 @@ def read_initial(ref: str | Path) -> Initial:
         raise UsageError(f"{folder}: this run was not finished; continue it with --resume first")
     else:
         folder = find_model(ref)
-    parts = sorted(folder.glob(f"fold_*/{METADATA}"))
+    parts = fold_folders(folder)
     if parts and not (folder / METADATA).is_file():
-        raise UsageError(f"{folder}: holds several folds; give one, such as {parts[0].parent}")
+        raise UsageError(f"{folder}: holds several folds; give one, such as {parts[0]}")
     tensors, metadata = load_folder(folder)
     try:
         plan = validate(Plan, metadata["plan"], str(folder / METADATA))

@@ -5,7 +5,6 @@ A folder with ``fold_0``, ``fold_1``, ... is an ensemble: the mean of their prob
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from apps.medical.classification.data import LabelledCase
 from apps.medical.classification.inputs import Preparation
 from apps.medical.classification.mil import R2TMIL, R2TConfig
 from apps.medical.classification.networks import ClassifierNetwork, build_classifier
+from apps.medical.store import fold_folders
 from core.config import StrictModel, validate
 from core.errors import DataError, UsageError
 from core.files import sha256
@@ -94,8 +94,7 @@ def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> C
     folder = Path(folder)
     parts = [folder]
     if folder.is_dir() and not (folder / METADATA).exists():
-        parts = [f for f in folder.glob("fold_*") if (f / METADATA).is_file()]
-        parts.sort(key=lambda f: int(re.sub(r"\D", "", f.name) or 0))
+        parts = fold_folders(folder)
         if not parts:
             raise UsageError(
                 f"{folder}: no trained classifier here (neither {METADATA} nor fold_0/{METADATA})"
