@@ -174,6 +174,23 @@ def test_seeds_are_added_to_a_result_on_another_machine(script, dataset, tmp_pat
         script.kept(tmp_path / "nothing.json")
 
 
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((0.001, 0.005), "mae helps."), ((-0.005, -0.001), "mae harms."),
+     ((0.0, 0.005), "mae does not help clearly."), ((-0.005, 0.005), "mae does not help clearly.")],
+)  # fmt: skip
+def test_the_verdict_is_the_intervals(interval, verdict) -> None:
+    from benchmarks.tables import pretraining_again
+
+    low, high = interval
+    gain = {"mean": (low + high) / 2, "low": low, "high": high, "by_seed": [0.004, -0.001, 0.0]}
+    dice = {"dice": {"mean": 0.8, "low": 0.7, "high": 0.9}}
+    arms = {"scratch": dice, "mae": dice | {"minus_scratch": gain}}
+    text = pretraining_again({"labelled_cases": {"5": arms}, "seeds": [5, 6, 7]})
+    assert verdict in text
+    assert text.endswith("| 1 of 3 |")
+
+
 def test_intervals_widen_with_the_seeds_and_the_cases(script) -> None:
     random = np.random.default_rng(0)
     still = script.summary(np.full((5, 40), 0.5))
