@@ -165,14 +165,12 @@ def pretraining_again(result: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     said = []
     for arm, row in arms.items():
-        cells = [arm, spread(row["dice"] | {"undefined": 0}, 3)]
-        gain = row.get("minus_scratch")
-        if gain is not None:
+        cells = [arm, spread(row["dice"] | {"undefined": 0}, 3), "", ""]
+        if gain := row.get("minus_scratch"):
             better = sum(value > 0 for value in gain["by_seed"])
-            cells += [signed(gain), f"{better} of {len(seeds)}"]
-            sign = (gain["low"] > 0) - (gain["high"] < 0)
-            said.append(f"{arm} {('does not help clearly', 'helps', 'harms')[sign]}")
-        lines.append("| " + " | ".join(cells + [""] * (len(heads) - len(cells))) + " |")
+            cells[2:] = [signed(gain), f"{better} of {len(seeds)}"]
+            said.append(f"{arm} {told(gain, 'harms', 'does not help clearly', 'helps')}")
+        lines.append("| " + " | ".join(cells) + " |")
     return (
         f"**Pre-training with {size} labels, measured once more**, where the differences above come"
         f" nearest to being clear: on {len(seeds)} further choices of the labelled cases (seeds"
@@ -209,13 +207,7 @@ def detection(result: dict[str, Any]) -> str:
     said = []
     for name in ours:
         gap = models[name]["minus_dynunet"]["ap"]
-        verdict = (
-            "is behind"
-            if gap["high"] < 0
-            else "is ahead of"
-            if gap["low"] > 0
-            else "is not told from"
-        )
+        verdict = told(gap, "is behind", "is not told from", "is ahead of")
         said.append(
             f"{name} {verdict} the convolutional dynunet (AP {signed(gap | {'mean': gap['value']})})"
         )
@@ -669,6 +661,13 @@ def driving_balance(result: dict[str, Any]) -> str:
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def told(difference: dict[str, Any], below: str, reaching: str, above: str) -> str:
+    """The words for a difference whose interval lies below zero, reaches it, or lies above."""
+    if difference["high"] < 0:
+        return below
+    return above if difference["low"] > 0 else reaching
 
 
 def signed(difference: dict[str, Any]) -> str:
