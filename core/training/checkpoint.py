@@ -62,7 +62,7 @@ def save_checkpoint(folder: Path, state: State, parts: Mapping[str, Mapping[str,
 
     Raises ResourceError when there is no room; the previous checkpoint is then still whole.
     """
-    name = f"step-{state.step}-{secrets.token_hex(2)}.safetensors"
+    name = _free_name(folder, state.step)
     tensors = {
         f"{part}/{key}": value for part, some in parts.items() for key, value in some.items()
     }
@@ -74,6 +74,14 @@ def save_checkpoint(folder: Path, state: State, parts: Mapping[str, Mapping[str,
         if path.name not in (name, STATE):
             with suppress(OSError):
                 path.unlink()
+
+
+def _free_name(folder: Path, step: int) -> str:
+    # A step may be saved more than once: before validating, after it and at the end.
+    while True:
+        name = f"step-{step}-{secrets.token_hex(2)}.safetensors"
+        if not (folder / name).exists():
+            return name
 
 
 def read_state(folder: Path) -> State:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from core.errors import DataError, UsageError
+from core.training import checkpoint
 from core.training.checkpoint import (
     State,
     load_checkpoint,
@@ -43,6 +45,18 @@ def test_new_one_replaces_the_old(saved: Path) -> None:
     assert load_checkpoint(saved)[0].step == 4
     assert torch.equal(load_weights(saved)["w"], torch.full((2,), 4.0))
     assert len(list(saved.iterdir())) == 2
+
+
+def test_one_step_saved_twice_never_meets_its_own_name(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = read_state(saved).file
+    drawn = iter([first.split("-")[2].partition(".")[0], "0123"])
+    monkeypatch.setattr(checkpoint, "secrets", SimpleNamespace(token_hex=lambda n: next(drawn)))
+    save_checkpoint(saved, State(step=3), {"network": {"w": torch.full((2,), 4.0)}})
+    assert read_state(saved).file == "step-3-0123.safetensors"
+    assert torch.equal(load_weights(saved)["w"], torch.full((2,), 4.0))
+    assert not (saved / first).exists()
 
 
 def test_nothing_is_pickled(saved: Path) -> None:
