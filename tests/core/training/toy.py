@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,8 @@ def _serve() -> None:
             try:
                 _run(**json.loads(line))
                 status = 0
+            except BaseException:
+                traceback.print_exc()  # os._exit would take it along
             finally:
                 sys.stderr.flush()
                 os._exit(status)
