@@ -193,8 +193,9 @@ _add(
             options={"dim": 512, "depth": 2, "ffn": 512, "dropout": 0.2},
             loss="weighted-mae",
             rate=5e-4,
-            # Published: 30 epochs and no average. The rate has been halved to a 64th after eight, and
-            # what follows changes the third digit; a single epoch's weights change it as much.
+            # Published: 30 epochs and no average. The rate has been halved to a 64th after eight: on
+            # ETTh1-96, seed 0, patience ends all thirty after fifteen and keeps the seventh's weights,
+            # the very ones of eight.
             epochs=8,
             patience=8,
         ),
