@@ -1,7 +1,7 @@
 """Segmentations made from others, as whole case folders: by hand, by rules, by combining several.
 
-Beside the mask stands what ``predict`` writes beside its own: statistics, overlay, uncertainty, a report,
-and for a DICOM series seg.dcm and report.dcm. All but the first needs the image where it was segmented
+Beside the mask stands what ``predict`` writes beside its own: statistics, uncertainty, overlay, a report,
+and for a DICOM series seg.dcm and report.dcm. All but the first two need the image where it was segmented
 and unchanged, and the model's folder; what could not be made is a warning in the manifest.
 """
 
@@ -61,9 +61,11 @@ def write_made(
     or left out, as the source's run did.
     """
     images = source_images(source)
+    reference = images[0] if images else grid
+    _write_uncertainty(folder, source, reference, making, uncertainty)
     stats = statistics(
         labels,
-        images[0] if images else grid,
+        reference,
         source.labels,
         images=images,
         instances=source.instances,
@@ -72,15 +74,29 @@ def write_made(
     warnings = list(making.warnings)
     if images:
         try:
-            warnings += _accompany(
-                folder, source, images, labels, stats, making, uncertainty, report
-            )
+            warnings += _accompany(folder, source, images, labels, stats, making, report)
         except DataError as error:
             warnings.append(f"no report: {error}")
     elif report:
         warnings.append("no report: the image is not where it was segmented")
     known = [*source.manifest.get("warnings", []), *warnings]
     write_derived(folder, source, labels, grid, stats, {**about, "warnings": known}, images)
+
+
+def _write_uncertainty(
+    folder: Path,
+    source: Result,
+    reference: Volume,
+    making: Making,
+    uncertainty: np.ndarray | None,
+) -> None:
+    from apps.medical.outputs import UNCERTAINTY, write_uncertainty
+
+    before = source.file.parent / UNCERTAINTY
+    if uncertainty is not None:
+        write_uncertainty(reference, uncertainty, folder / UNCERTAINTY)
+    elif before.is_file() and not making.members:
+        shutil.copyfile(before, folder / UNCERTAINTY)
 
 
 def _accompany(
@@ -90,30 +106,20 @@ def _accompany(
     labels: np.ndarray,
     stats: Mapping[str, Any],
     making: Making,
-    uncertainty: np.ndarray | None,
     report: bool,
 ) -> list[str]:
-    """Uncertainty, seg.dcm and report; returns what could not be written."""
-    from apps.medical.outputs import (
-        UNCERTAINTY,
-        from_dicom,
-        one_deidentifier,
-        write_report,
-        write_uncertainty,
-    )
+    """seg.dcm and report; returns what could not be written."""
+    from apps.medical.outputs import UNCERTAINTY, from_dicom, one_deidentifier, write_report
 
-    before = source.file.parent / UNCERTAINTY
-    if uncertainty is not None:
-        write_uncertainty(images[0], uncertainty, folder / UNCERTAINTY)
-    elif before.is_file() and not making.members:
-        shutil.copyfile(before, folder / UNCERTAINTY)
-        uncertainty = read_image(folder / UNCERTAINTY).array.reshape(labels.shape)
     options = source.manifest.get("options", {})
     cleaner = one_deidentifier() if options.get("deidentify") else None
     model, warnings = _model(source), []
     if from_dicom(images[0]) and not source.instances:
         warnings += _write_seg(folder, labels, images[0], model, making, cleaner)
     if report:
+        map_file, uncertainty = folder / UNCERTAINTY, None
+        if map_file.is_file():
+            uncertainty = read_image(map_file).array.reshape(labels.shape)
         identify = bool(options.get("identify"))
         said = [*source.manifest.get("warnings", []), *making.warnings, *warnings]
         contents = _contents(

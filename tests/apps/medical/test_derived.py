@@ -9,10 +9,12 @@ import numpy as np
 import pydicom
 import pytest
 
+from apps.medical.data.volume import read_image
 from apps.medical.derived import Making
 from apps.medical.ensemble import ensemble
 from apps.medical.postprocess import Steps, postprocess
 from apps.medical.predict import predict
+from apps.medical.uncertainty import entropy
 from core.errors import UsageError
 
 
@@ -76,6 +78,27 @@ def test_without_the_model_the_labels_are_written_all_the_same(
     assert not (folder / "report.html").exists()
     (said,) = (w for w in manifest_of(folder)["warnings"] if "no report" in w)
     assert "model is not where it was" in said
+
+
+def test_uncertainty_needs_no_image(model_3d, write_volume, tmp_path) -> None:
+    image = write_volume()
+    for name in "ab":
+        predict(image, model_3d, tmp_path / name, save_probabilities=True)
+    image.unlink()
+    postprocess(tmp_path / "a", tmp_path / "cleaned", Steps(keep_largest=True))
+    ensemble([tmp_path / "a", tmp_path / "b"], tmp_path / "mean")
+    maps = {}
+    for name in ("a", "cleaned", "mean"):
+        folder = tmp_path / name / "case"
+        assert "uncertainty.nii.gz" in manifest_of(folder)["outputs"]
+        maps[name] = read_image(folder / "uncertainty.nii.gz")
+    for name in ("cleaned", "mean"):
+        assert not list((tmp_path / name).glob("case/report.*"))
+        np.testing.assert_allclose(maps[name].affine, maps["a"].affine)
+    assert np.array_equal(maps["cleaned"].array, maps["a"].array)
+    with np.load(tmp_path / "a" / "case" / "probabilities.npz") as stored:
+        p = stored["probabilities"].astype(np.float32)  # of a mean with itself, too
+    np.testing.assert_allclose(maps["mean"].array, entropy(p / p.sum(0)), atol=1e-4)
 
 
 def test_reports_can_be_left_out(model_3d, write_volume, tmp_path) -> None:
