@@ -6,7 +6,8 @@ DATA holds ETTh1.csv, ETTh2.csv, ETTm1.csv and exchange_rate.csv (benchmarks/REA
 they come from; ETTh1.csv is in samples/).  A cell is one data set, horizon, model and seed: trained
 by the settings in ``apps/timeseries/catalog.py``, chosen by validation, its test windows forecast
 once.  Each cell is a process of one thread and leaves a JSON file in ``--work``; a cell that is there
-is not computed again, so the command continues where it stopped, and more cells may be added later.
+is not computed again and a training that was killed goes on from its last checkpoint, so the command
+continues where it stopped, and more cells may be added later.
 ``--collect`` only writes the result from the cells that are there; ``--add`` keeps what ``--out`` holds
 already, and does not compute its cells again.  A baseline's forecast of 720 steps begins with that
 of 96: its horizons are one process, and their rows name the CPU-seconds of all of them.
@@ -20,6 +21,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -68,14 +70,15 @@ class Cell:
         """Of its result, in the work folder."""
         return f"{self.dataset}-{self.horizon}-{self.model}-{self.seed}.json"
 
-    def command(self, data: Path) -> list[str]:
-        """What a person would type."""
+    def command(self, data: Path, run: Path) -> list[str]:
+        """What a person would type. A training that was killed goes on in the folder ``run``."""
         name, protocol = FILES[self.dataset]
         return [
             *(sys.executable, str(ROOT / "apps" / "timeseries" / "run.py"), "evaluate"),
             *(str(data / name), "--protocol", protocol, "--model", self.model),
             *("--lookback", str(LOOKBACK), "--horizon", str(self.horizon)),
             *("--seed", str(self.seed), "--threads", "1", "--no-naive", "--json"),
+            *("--out", str(run), "--resume"),
         ]
 
 
@@ -107,12 +110,13 @@ def compute(group: list[Cell], data: Path, work: Path) -> None:
     if not group:
         return
     first = group[0]
+    run = (work / "runs" / first.file).with_suffix("")
     if first.model in NAIVE:
         horizons = [str(cell.horizon) for cell in group]
         names = ("--datasets", first.dataset, "--models", first.model, "--horizons", *horizons)
         command = [sys.executable, __file__, str(data), "--baseline", *names]
     else:
-        command = first.command(data)
+        command = first.command(data, run)
     began = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -132,6 +136,7 @@ def compute(group: list[Cell], data: Path, work: Path) -> None:
             file=sys.stderr,
             flush=True,
         )
+    shutil.rmtree(run, ignore_errors=True)  # hundreds of megabytes, and the figures are kept
 
 
 def baseline(data: Path, dataset: str, model: str, horizons: list[int]) -> list[dict[str, Any]]:

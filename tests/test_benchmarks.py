@@ -211,15 +211,45 @@ def test_forecasting_cells_become_rows_and_a_result_grows(tmp_path: Path) -> Non
     assert forecasting.collect(tmp_path, grown)["rows"] == grown["rows"]
 
 
-def test_horizons_of_a_baseline_are_one_process_and_score_as_evaluate_does(tmp_path: Path) -> None:
-    forecasting, data, work = script("forecasting"), tmp_path / "data", tmp_path / "work"
+@pytest.fixture
+def exchange(tmp_path: Path) -> Path:
+    """A folder with a random walk under the name of the exchange rates."""
+    data = tmp_path / "data"
     data.mkdir()
-    work.mkdir()
     values = np.random.default_rng(0).normal(size=(600, 2)).cumsum(0)
     stamps = pd.date_range("2020-01-01", periods=600, freq="D").strftime("%Y-%m-%d")
     frame = pd.DataFrame(values, columns=["a", "b"])
     frame.insert(0, "date", stamps)
     frame.to_csv(data / "exchange_rate.csv", index=False)
+    return data
+
+
+def test_a_killed_forecasting_cell_goes_on(exchange: Path, tmp_path: Path) -> None:
+    forecasting, work = script("forecasting"), tmp_path / "work"
+    cell = forecasting.Cell("Exchange", 6, "dlinear", 0)
+    run = work / "runs" / "Exchange-6-dlinear-0"
+    options: dict[str, Any] = {"horizon": 6, "naive": False}
+    file = exchange / "exchange_rate.csv"
+    whole = evaluate(file, "7-1-2", "dlinear", **options)
+    evaluate(file, "7-1-2", "dlinear", **options, out=run, max_steps=3)
+    state = run / "checkpoints" / "last" / "state.json"
+    assert json.loads(state.read_text())["step"] == 3
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"cpu_seconds": 1000.0}))
+    forecasting.compute([cell], exchange, work)
+    made = json.loads((work / cell.file).read_text())
+    assert made["cpu_seconds"] > 1000  # it did not begin again, and what was spent counts
+    assert made["training"]["steps"] == whole["training"]["steps"]
+    assert {k: made[k] for k in ("mse", "mae")} == pytest.approx(
+        {k: whole[k] for k in ("mse", "mae")}
+    )
+    assert not run.exists()
+
+
+def test_horizons_of_a_baseline_are_one_process_and_score_as_evaluate_does(
+    exchange: Path, tmp_path: Path
+) -> None:
+    forecasting, data, work = script("forecasting"), exchange, tmp_path / "work"
+    work.mkdir()
     Cell = forecasting.Cell
     cells = [Cell("Exchange", h, m, 0) for h in (6, 24) for m in ("last-value", "dlinear")]
     groups = forecasting.processes(cells)

@@ -415,7 +415,6 @@ def _config(
             "val_every": every,
             # Patience is told in epochs.
             "patience": recipe.patience * max(1, math.ceil(per_epoch / every)),
-            "save_minutes": None,
         },
         "training settings",
     )

@@ -44,6 +44,7 @@ class State(StrictModel):
     step: int = 0  # steps done, skipped ones included
     updates: int = 0  # steps that changed the weights
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of the process alone, not of loader workers
     validated: int = -1  # the step of the last validation
     slowest_validation: float = 0.0  # seconds
     waited: int = 0  # validations since the best one

@@ -112,10 +112,10 @@ class _Run:
         self.context: dict[str, Any] = {}
         self.resume_hint = ""
         self.state = State()
+        self.earlier = self.state  # what earlier sessions left
         self.skipped: list[int] = []  # steps skipped in a row
         self.signals = SignalWatch()
-        self.started = time.monotonic()
-        self.saved_at = self.started
+        self._start_clocks()
 
         self.network = network.to(fabric.device).train()
         self.optimizer = build_optimizer(self.network, config, rates)
@@ -144,7 +144,8 @@ class _Run:
             self.state = State(fast_matmul=runtime.fast_matmul())
         else:
             self._restore()
-        self.started = self.saved_at = time.monotonic()
+        self.earlier = self.state
+        self._start_clocks()
 
     def _restore(self) -> None:
         path = self.folder.path
@@ -320,6 +321,8 @@ class _Run:
             steps=self.state.step,
             seconds=self.state.seconds,
             stopped_because=reason,
+            earlier_seconds=self.earlier.seconds,
+            earlier_cpu_seconds=self.earlier.cpu_seconds,
         )
 
     # ---- decisions -------------------------------------------------------------------------
@@ -354,15 +357,19 @@ class _Run:
     def _seconds(self) -> float:
         return self.state.seconds + time.monotonic() - self.started
 
+    def _start_clocks(self) -> None:
+        self.started = self.saved_at = time.monotonic()
+        self.cpu_started = time.process_time()
+
     def _clock(self) -> float:
         return round(self._seconds(), 3)
 
     # ---- saving ----------------------------------------------------------------------------
 
     def _save(self) -> None:
-        now = time.monotonic()
-        self._change(seconds=self._seconds())
-        self.started = self.saved_at = now
+        cpu = time.process_time() - self.cpu_started
+        self._change(seconds=self._seconds(), cpu_seconds=self.state.cpu_seconds + cpu)
+        self._start_clocks()
         network = self.network.state_dict()
         if not all_finite(network):
             self._diverged("the weights are not finite")

@@ -41,6 +41,9 @@ class FitResult:
     steps: int
     seconds: float  # training and validation, all sessions together
     stopped_because: StopReason
+    # Of the sessions before this one, up to the checkpoint that it went on from.
+    earlier_seconds: float = 0.0
+    earlier_cpu_seconds: float = 0.0
 
 
 class Interrupted(TriptychError):

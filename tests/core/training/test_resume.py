@@ -142,9 +142,13 @@ def test_longer_budget_continues(toy: ModuleType, tmp_path: Path) -> None:
     config = TrainConfig(**CONFIG | {"schedule": "constant"})
     short = config.model_copy(update={"max_steps": 12})
     whole = fit(toy.network(), toy.Task(), toy.Batches(), config, tmp_path / "whole")
-    fit(toy.network(), toy.Task(), toy.Batches(), short, tmp_path / "run")
+    assert (whole.earlier_seconds, whole.earlier_cpu_seconds) == (0, 0)
+    first = fit(toy.network(), toy.Task(), toy.Batches(), short, tmp_path / "run")
+    spent = load_checkpoint(first.last)[0].cpu_seconds
     ended = fit(toy.network(), toy.Task(), toy.Batches(), config, tmp_path / "run", resume=True)
     assert ended.steps == 20
+    assert (ended.earlier_seconds, ended.earlier_cpu_seconds) == (first.seconds, spent)
+    assert 0 < spent < load_checkpoint(ended.last)[0].cpu_seconds
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     # A finished run stays as it is.
     again = fit(toy.network(), toy.Task(), toy.Batches(), config, tmp_path / "run", resume=True)
