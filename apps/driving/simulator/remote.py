@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.driving.simulator.connection import SimulatorGone, connect, explain, plain_town
-from apps.driving.simulator.session import Session, synchronous
+from apps.driving.simulator.session import Session, plain_tick, synchronous
+from apps.driving.simulator.waker import Waker
 from core.errors import DataError, ResourceError, TriptychError, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class _Crowd:
         self._session = session
         self._seed = seed
         self._manager: Any = None
+        self._waker: Waker | None = None
         self._cars: list[Any] = []
 
     def spawn(self, vehicles: int, walkers: int) -> None:
@@ -126,6 +128,8 @@ class _Crowd:
             self._manager = session.ask(session.client.get_trafficmanager, TRAFFIC_MANAGER_PORT)
             self._manager.set_synchronous_mode(True)
             self._manager.set_random_device_seed(self._seed)
+            self._waker = Waker(self._manager.get_port())
+            session.advance = self._waker.tick
             places = list(session.map.get_spawn_points())
             names = sorted(
                 blueprint.id
@@ -197,3 +201,6 @@ class _Crowd:
             self._session.tick()
         with suppress(RuntimeError):
             self._manager.set_synchronous_mode(False)
+        if self._waker is not None:
+            self._session.advance = plain_tick
+            self._waker.close()

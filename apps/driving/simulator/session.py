@@ -39,7 +39,7 @@ T = TypeVar("T")
 class Session:
     """``client``, ``world`` and ``map`` are carla's; ``town`` a plain name; ``step`` seconds a tick.
 
-    Made by ``open_session``.
+    ``advance`` is how a world is ticked, with a time-out in s. Made by ``open_session``.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Session:
         self.timeout = timeout
         self.world: carla.World = self.ask(client.get_world)
         self.map: carla.Map = self.ask(self.world.get_map)
+        self.advance: Callable[[carla.World, float], int] = plain_tick
         self.town = plain_town(self.map.name)
         self._own: dict[int, carla.Actor] = {}
         self._doubtful = False  # a call found the simulator gone
@@ -89,7 +90,7 @@ class Session:
 
     def tick(self) -> carla.WorldSnapshot:
         """One step; what the world is then."""
-        frame = self.ask(self.world.tick, self.timeout)
+        frame = self.ask(self.advance, self.world, self.timeout)
         snapshot = self.ask(self.world.get_snapshot)
         if snapshot.frame < frame:
             snapshot = self.ask(self.world.wait_for_tick, self.timeout)
@@ -355,6 +356,11 @@ def synchronous(session: Session, step: float) -> None:
     settings.max_substep_delta_time = 0.01
     settings.max_substeps = max(10, math.ceil(step / 0.01))
     session.ask(session.world.apply_settings, settings, session.timeout)
+
+
+def plain_tick(world: carla.World, timeout: float) -> int:
+    """The frame's number."""
+    return int(world.tick(timeout))
 
 
 def _flat(a: carla.Location, b: carla.Location) -> tuple[float, float]:

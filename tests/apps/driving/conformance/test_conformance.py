@@ -67,8 +67,8 @@ def test_check(server: Any, check: str) -> None:
     limit = 60 if server.embedded else 300
     outcome = checks.run_check(check, server.environment(), limit)
     if outcome.timed_out and not server.problem():
-        # Seen of traffic.autopilot in two of some ninety runs, on a busy machine; the client's library
-        # may block itself. A server that hangs fails twice.
+        # A synchronous Traffic Manager may hang (docs/driving.md). Ticks are watched; those of
+        # apply_settings and apply_batch_sync are not. A server that hangs fails twice.
         warnings.warn(f"{check}: the client hung; once more", stacklevel=1)
         outcome = checks.run_check(check, server.environment(), limit)
     print(outcome.measured)

@@ -34,6 +34,8 @@ from typing import Any
 import carla
 import numpy as np
 
+from apps.driving.simulator.waker import Waker
+
 HOST = os.environ.get("CARLA_HOST", "127.0.0.1")
 PORT = int(os.environ.get("CARLA_PORT", "2000"))
 TIMEOUT = float(os.environ.get("CARLA_TIMEOUT", "20"))
@@ -131,6 +133,7 @@ class Session:
         self.world = self.client.get_world()
         self.map = self.world.get_map()
         self.library = self.world.get_blueprint_library()
+        self._waker: Waker | None = None
         self.synchronous()
         self.clear()
         self.world.set_weather(carla.WeatherParameters.ClearNoon)
@@ -156,7 +159,7 @@ class Session:
         Never with ``do_tick``: apply_batch_sync keeps Python's lock while it waits for the frame, and
         with two cores two pictures that wait for that lock in their callbacks keep the frame away.
         """
-        self.world.tick(TIMEOUT)
+        self.tick()
         actors = self.world.get_actors()
         gone = [
             actor
@@ -165,7 +168,7 @@ class Session:
         ]
         if gone:
             self.client.apply_batch_sync([carla.command.DestroyActor(a) for a in gone], False)
-            self.world.tick(TIMEOUT)
+            self.tick()
 
     def close(self) -> None:
         """Empty the world and let it run by itself, as a server does after its start."""
@@ -173,6 +176,7 @@ class Session:
         if not settings.synchronous_mode:
             self.synchronous()
         self.clear()
+        self._unwatched()
         settings.synchronous_mode = False
         settings.fixed_delta_seconds = None
         self.world.apply_settings(settings)
@@ -181,8 +185,27 @@ class Session:
         """Advance n steps; the last frame's number."""
         frame = 0
         for _ in range(n):
-            frame = self.world.tick(TIMEOUT)
+            if self._waker is None:
+                frame = self.world.tick(TIMEOUT)
+            else:
+                frame = self._waker.tick(self.world, TIMEOUT)
         return frame
+
+    def manager(self) -> tuple[Any, int]:
+        """A synchronous Traffic Manager on a port of its own, whose hangs are freed."""
+        port = free_port()
+        found = self.client.get_trafficmanager(port)
+        assert found.get_port() == port
+        found.set_synchronous_mode(True)
+        found.set_random_device_seed(3)
+        self._unwatched()
+        self._waker = Waker(port)
+        return found, port
+
+    def _unwatched(self) -> None:
+        if self._waker is not None:
+            self._waker.close()
+            self._waker = None
 
     def until(self, done: Callable[[], bool], ticks: int) -> bool:
         """Tick until ``done``, at most ``ticks`` times; whether it came true."""

@@ -26,16 +26,6 @@ from harness import (
 Red, Green = carla.TrafficLightState.Red, carla.TrafficLightState.Green
 
 
-def manager(s: Session) -> tuple[Any, int]:
-    """A synchronous Traffic Manager on a port of its own."""
-    port = free_port()
-    found = s.client.get_trafficmanager(port)
-    assert found.get_port() == port
-    found.set_synchronous_mode(True)
-    found.set_random_device_seed(3)
-    return found, port
-
-
 def to_the_lane(s: Session, car: Any) -> float:
     """Metres from the middle of the nearest driving lane."""
     lane = s.map.get_waypoint(car.get_location(), lane_type=carla.LaneType.Driving)
@@ -44,7 +34,7 @@ def to_the_lane(s: Session, car: Any) -> float:
 
 def check_autopilot(s: Session) -> dict[str, Any]:
     """Ten cars drive for twenty seconds, in their lanes, without touching each other."""
-    tm, port = manager(s)
+    tm, port = s.manager()
     points = s.map.get_spawn_points()[::4][:10]
     cars = [s.spawn(CAR, point) for point in points]
     mails = [s.sensor("sensor.other.collision", carla.Transform(), car) for car in cars]
@@ -90,7 +80,7 @@ def check_stops_at_red(s: Session) -> dict[str, Any]:
     s.world.freeze_all_traffic_lights(True)
     for other in light.get_group_traffic_lights():
         other.set_state(Red)
-    tm, port = manager(s)
+    tm, port = s.manager()
     place = stop.previous(25)[0].transform
     place.location.z += 0.4
     car = s.car(place)
@@ -116,7 +106,7 @@ def check_stops_at_red(s: Session) -> dict[str, Any]:
 def check_keeps_its_distance(s: Session) -> dict[str, Any]:
     """Behind a car that stands, the managed one stops without touching it."""
     place = s.straight(70)
-    tm, port = manager(s)
+    tm, port = s.manager()
     front = s.car(ahead(place, 40), settle=0)
     car = s.car(place)
     front.apply_control(carla.VehicleControl(hand_brake=True))
@@ -141,7 +131,7 @@ def check_keeps_its_distance(s: Session) -> dict[str, Any]:
 def check_speed(s: Session) -> dict[str, Any]:
     """A desired speed is reached and held."""
     place = s.straight(150)
-    tm, port = manager(s)
+    tm, port = s.manager()
     car = s.car(place)
     tm.ignore_lights_percentage(car, 100)
     tm.set_desired_speed(car, 25.0)
@@ -161,7 +151,7 @@ def check_speed(s: Session) -> dict[str, Any]:
 
 def check_options(s: Session) -> dict[str, Any]:
     """Every option is taken; the next actions can be asked for."""
-    tm, port = manager(s)
+    tm, port = s.manager()
     car = s.car()
     car.set_autopilot(True, port)
     tm.global_percentage_speed_difference(10.0)
@@ -198,7 +188,7 @@ def check_options(s: Session) -> dict[str, Any]:
 
 def check_path(s: Session) -> dict[str, Any]:
     """A path of one's own is followed: past a junction, on the branch that it takes."""
-    tm, port = manager(s)
+    tm, port = s.manager()
     for point in s.map.get_spawn_points():
         way, path = s.map.get_waypoint(point.location), []
         while way is not None and len(path) < 30:
@@ -241,7 +231,7 @@ def check_path(s: Session) -> dict[str, Any]:
 
 def check_batch_autopilot(s: Session) -> dict[str, Any]:
     """Spawn, then SetAutopilot, as CARLA's generate_traffic example does."""
-    tm, port = manager(s)
+    tm, port = s.manager()
     blueprint = s.library.find(CAR)
     answers = s.client.apply_batch_sync(
         [
@@ -297,7 +287,7 @@ def check_destroyed_under_way(s: Session) -> dict[str, Any]:
 
 def check_second_manager(s: Session) -> dict[str, Any]:
     """A second client on the same port shares the first one's manager."""
-    tm, port = manager(s)
+    tm, port = s.manager()
     other = carla.Client(HOST, PORT)
     other.set_timeout(TIMEOUT)
     again = other.get_trafficmanager(port)
@@ -316,21 +306,20 @@ def check_second_manager(s: Session) -> dict[str, Any]:
 
 def check_load_world(s: Session) -> dict[str, Any]:
     """A town is loaded while a manager lives, as CARLA's Leaderboard does; both go on."""
-    tm, port = manager(s)
-    s.world.tick(TIMEOUT)
+    tm, port = s.manager()
+    s.tick()
     s.world = s.client.load_world(s.map.name.rpartition("/")[2], reset_settings=False)
-    frames = [s.world.tick(TIMEOUT) for _ in range(3)]
+    frames = [s.tick() for _ in range(3)]
     assert frames[2] == frames[0] + 2
     s.map = s.world.get_map()
     car = s.car()
-    s.world.tick(TIMEOUT)
+    s.tick()
     car.set_autopilot(True, port)
-    for _ in range(100):
-        s.world.tick(TIMEOUT)
+    s.tick(100)
     moved = speed(car)
     assert moved > 1.0
     car.set_autopilot(False, port)
-    s.world.tick(TIMEOUT)
+    s.tick()
     tm.shut_down()
     return {"metres_per_second": moved}
 
