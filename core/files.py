@@ -85,6 +85,8 @@ def require_writable(folder: Path, names: Sequence[str], force: bool = False) ->
     if place.is_dir():
         for name in names:
             require_absent(Path(folder) / name, force)
+    elif place.is_file():
+        raise UsageError(f"{folder}: is a file; --out needs a folder")
     else:
         require_absent(folder)
     while not place.exists():

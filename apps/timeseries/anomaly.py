@@ -122,7 +122,8 @@ def detect(
     if not watch.rows:
         raise DataError(
             f"{panel.source}: no series has rows to monitor after what {predictor.name} needs, has "
-            "learnt from, or is calibrated on; give more rows or a smaller --calibration"
+            "learnt from, or is calibrated on; give more rows or "
+            + ("a smaller --calibration" if since is None else f"another --since than {since}")
         )
     frame = pd.concat(parts, ignore_index=True)
     report = plain(watch.report() | {"seed": seed, "seconds": round(timer.seconds, 2)})

@@ -66,7 +66,7 @@ class Attention:
 
 
 def attention(
-    data: str | Path | pd.DataFrame | Panel,
+    data: str | Path | pd.DataFrame | pd.Series | Panel,
     model: str | Path | Predictor,
     *,
     series: str | None = None,

@@ -22,6 +22,7 @@ from apps.timeseries import catalog
 from apps.timeseries.backtest_report import markdown, report_of, show
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel
+from apps.timeseries.data.wording import DIGITS
 from apps.timeseries.fanout import fan_out
 from apps.timeseries.rolling import MANY, Need, Outcome, Plan, Runner, plan_for
 from apps.timeseries.scoring import REFERENCE, Tally
@@ -48,7 +49,7 @@ class Backtest:
 
 
 def backtest(
-    data: str | Path | pd.DataFrame | Panel,
+    data: str | Path | pd.DataFrame | pd.Series | Panel,
     models: str | Path | Method | Sequence[str | Path | Method],
     *,
     horizon: int,
@@ -151,7 +152,9 @@ def backtest(
 
 
 def read(
-    data: str | Path | pd.DataFrame | Panel, models: Sequence[Any], reading: dict[str, Any]
+    data: str | Path | pd.DataFrame | pd.Series | Panel,
+    models: Sequence[Any],
+    reading: dict[str, Any],
 ) -> Panel:
     """A panel as it is, or a file or data frame read; with a model folder among ``models``, that model's columns."""
     from apps.timeseries import methods
@@ -188,7 +191,7 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     frame.to_csv(
         path,
         index=False,
-        float_format="%.10g",
+        float_format=DIGITS,
         date_format=_date_format(frame),
         lineterminator="\n",
     )

@@ -28,6 +28,7 @@ from apps.timeseries.data.reading import read_panel
 from apps.timeseries.data.splits import Borders, chronological_each, origins, protocol_borders
 from apps.timeseries.data.windows import Rows, WindowBatches, scalings, with_static
 from apps.timeseries.learning import ForecastTask, Watch
+from apps.timeseries.matching import time_zone
 from apps.timeseries.models.base import Shape, build, option_defaults
 from apps.timeseries.predictor import ModelPredictor
 from apps.timeseries.store import (
@@ -217,6 +218,7 @@ def train(
         known=list(panel.known_names),
         static=list(static),
         marks=marks,
+        tz=time_zone(panel),
         series=[s.id for s in panel],
         rows=sum(len(s) for s in panel),
         borders=max(parts.values(), key=lambda b: b.test).report(),
@@ -263,7 +265,7 @@ def train(
                 "steps": result.steps,
                 "steps_per_epoch": batches.per_epoch,
                 "seconds": round(result.seconds, 1),
-                "stopped_because": result.stopped_because,
+                "stopped_because": _stopped(result, recipe, batches.per_epoch),
                 "windows": {"train": len(training), "validation": len(validation)},
                 "parameters": sum(p.numel() for p in network.parameters()),
             },
@@ -276,7 +278,7 @@ def train(
 
 
 def fit(
-    data: Path | str | pd.DataFrame | Panel,
+    data: Path | str | pd.DataFrame | pd.Series | Panel,
     model: str = "itransformer",
     *,
     horizon: int,
@@ -420,9 +422,19 @@ def _config(
     )
 
 
+def _stopped(result: FitResult, recipe: Recipe, per_epoch: int) -> str:
+    """Why training ended; the recipe's epochs are the loop's steps."""
+    whole = result.steps >= recipe.epochs * per_epoch
+    return "epochs" if whole and result.stopped_because == "max_steps" else result.stopped_because
+
+
 def _check_quantiles(quantiles: tuple[float, ...]) -> None:
     if any(not 0 < q < 1 for q in quantiles) or len(set(quantiles)) < len(quantiles):
         raise UsageError(f"quantiles {list(quantiles)}: must be different numbers between 0 and 1")
+    if len(quantiles) == 1:
+        raise UsageError(
+            f"quantile {quantiles[0]} alone bounds no interval; give two or more, such as 0.1, 0.5 and 0.9"
+        )
 
 
 def _trained_until(panel: Panel, parts: Mapping[str, Borders]) -> str | None:

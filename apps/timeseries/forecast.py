@@ -22,6 +22,7 @@ import pandas as pd
 from apps.timeseries import calibrate, catalog
 from apps.timeseries.data import frequency
 from apps.timeseries.data.panel import Panel, Series
+from apps.timeseries.data.wording import DIGITS
 from apps.timeseries.fanout import Mapper, fan_out
 from apps.timeseries.matching import listed, panel_for
 from core.errors import DataError, UsageError, unknown
@@ -57,7 +58,7 @@ class Forecast:
 
 
 def forecast(
-    data: str | Path | pd.DataFrame | Panel,
+    data: str | Path | pd.DataFrame | pd.Series | Panel,
     model: str | Path | Predictor,
     *,
     horizon: int | None = None,
@@ -248,7 +249,8 @@ def stamp_text(stamp: Any, clock: Mapping[str, Any]) -> str:
 
 def read_frame(path: Path, clock: Mapping[str, Any]) -> pd.DataFrame:
     """A forecast.csv with its stamps as stamps, in the time zone that ``clock`` names."""
-    frame = pd.read_csv(path, dtype={"unique_id": str, "model": str})
+    # Converters and not dtype: a series may be called NA, nan or null.
+    frame = pd.read_csv(path, converters={"unique_id": str, "model": str})
     if clock["kind"] != "numbers":
         for name in ("cutoff", "ds"):
             zone = clock["tz"]
@@ -413,9 +415,8 @@ def _write_csv(path: Path, parts: Iterator[pd.DataFrame], clock: Mapping[str, An
                 # As text here: to_csv chooses the form by what a chunk happens to hold.
                 unique = {stamp: stamp_text(stamp, clock) for stamp in rows[name].unique()}
                 rows[name] = rows[name].map(unique)
-        # Ten digits: more than any measurement has, fewer than the tail of a binary fraction.
         rows.to_csv(
-            path, mode="w" if first else "a", header=first, index=False, float_format="%.10g",
+            path, mode="w" if first else "a", header=first, index=False, float_format=DIGITS,
             lineterminator="\n",
         )  # fmt: skip
         waiting.clear()

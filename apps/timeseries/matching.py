@@ -23,7 +23,9 @@ _SHOWN = 5
 
 
 def panel_for(
-    data: str | Path | pd.DataFrame | Panel, spec: DataSpec | None, reading: dict[str, Any]
+    data: str | Path | pd.DataFrame | pd.Series | Panel,
+    spec: DataSpec | None,
+    reading: dict[str, Any],
 ) -> Panel:
     """A panel as it is, or a file or data frame read; with the ``spec`` of a model, its columns.
 
@@ -33,12 +35,11 @@ def panel_for(
         if reading:
             raise UsageError(f"{', '.join(reading)}: for files; the panel is read already")
         return match(data, spec) if spec else data
-    source = data if isinstance(data, pd.DataFrame) else Path(data)
     if spec is not None:
-        return read_matching(source, spec, reading)
+        return read_matching(data, spec, reading)
     from apps.timeseries.data.reading import read_panel
 
-    return read_panel(source, **reading)
+    return read_panel(data, **reading)
 
 
 def reading_options(data: DataSpec, given: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +55,9 @@ def reading_options(data: DataSpec, given: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in named.items() if value}, **chosen}
 
 
-def read_matching(path: Path | pd.DataFrame, data: DataSpec, given: dict[str, Any]) -> Panel:
+def read_matching(
+    path: str | Path | pd.DataFrame | pd.Series, data: DataSpec, given: dict[str, Any]
+) -> Panel:
     """``read_panel`` with ``reading_options``, and ``match``.
 
     Raises as both; DataError where the file lacks a column that the model, and nobody else, asks for.
@@ -121,6 +124,12 @@ def match(panel: Panel, data: DataSpec) -> Panel:
         )
         for series in panel
     ]
+    if data.marks and data.tz is not None and time_zone(panel) != data.tz:
+        notes.append(
+            f"the stamps are {time_zone(panel) or 'without a zone'}, the model was trained on stamps "
+            f"{data.tz or 'without a zone'}: hours and days that it knows by the clock may be shifted; "
+            "give the zone with --tz"
+        )
     new = [series.id for series in matched if series.id not in set(data.series)]
     if new:
         notes.append(
@@ -135,6 +144,12 @@ def match(panel: Panel, data: DataSpec) -> Panel:
         known_names=tuple(data.known),
         notes=(*panel.notes, *notes),
     )
+
+
+def time_zone(panel: Panel) -> str:
+    """The zone of a panel's stamps; "" where they have none."""
+    zone = getattr(panel.series[0].times, "tz", None) if len(panel) else None
+    return "" if zone is None else str(zone)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -57,6 +57,7 @@ class DataSpec(StrictModel):
     known: list[str] = []
     static: list[str] = []  # come before the known covariates, constant in time
     marks: bool = False  # calendar features follow the known covariates
+    tz: str | None = None  # the stamps' zone, "" where they have none; None in older models
     series: list[str]
     rows: int
     borders: dict[str, int] | None = None  # of the longest series

@@ -280,8 +280,9 @@ def test_a_results_folder_spares_what_is_not_its_own(tmp_path) -> None:
 def test_a_results_folder_is_refused_before_any_work(tmp_path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(UsageError, match="exists"):
-        require_writable(file, ["a"])
+    for force in (False, True):  # which replaces files in a folder, and no file by a folder
+        with pytest.raises(UsageError, match="is a file; --out needs a folder"):
+            require_writable(file, ["a"], force)
     with pytest.raises(UsageError, match="is a file"):
         require_writable(file / "below", ["a"])
     require_writable(tmp_path / "not" / "yet", ["a"])

@@ -259,12 +259,24 @@ def future_index(times: pd.Index, freq: str | None, n: int) -> pd.Index:
         raise UsageError("there is no last stamp to go on from")
     step = absolute_step(freq)
     if step is not None:
+        if int(_ns(times[-1:])[0]) + step * n > pd.Timestamp.max.value:
+            raise _too_far(n, freq, times)
         return _from_ns(_ns(times[-1:]) + step * np.arange(1, n + 1), times)
     usual = _time_of_day(times)
     last = _wall(times[-1:])[0].normalize() + usual
-    wall = pd.date_range(last, periods=n + 1, freq=freq)
+    try:
+        wall = pd.date_range(last, periods=n + 1, freq=freq)
+    except (OverflowError, pd.errors.OutOfBoundsDatetime) as error:
+        raise _too_far(n, freq, times) from error
     # A last stamp that is not on the grid: date_range begins with the next one that is.
     return _localise(wall[wall > last][:n], times)._with_freq(None)
+
+
+def _too_far(n: int, freq: str, times: pd.DatetimeIndex) -> UsageError:
+    return UsageError(
+        f"{n:,} steps of {freq} after {times[-1]} end beyond the year {pd.Timestamp.max.year}, the "
+        "last that a stamp can have; choose a smaller --horizon"
+    )
 
 
 def season(freq: str | None) -> int:

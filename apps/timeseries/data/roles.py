@@ -267,7 +267,8 @@ def encode(
     A text column `weather` becomes one column of 0 and 1 for each of its values (`weather=rain`,
     ...), so that a file with other values cannot be taken for one with the same; where `weather=rain`
     itself is asked for, for that value alone.  An empty cell is missing in each of them.
-    Raises DataError for a text with more than ``MAX_LEVELS`` values.
+    Raises DataError for a text with more than ``MAX_LEVELS`` values, and where several values are
+    asked for and no cell holds one of them.
     """
     names: list[str] = []
     found: list[np.ndarray] = []
@@ -295,4 +296,33 @@ def encode(
             wrong.append(None)
         if level is None:
             table.notes.append(f"'{one}' is encoded as {listed([f'{one}={t}' for t in levels])}")
+    _check_levels(table, wanted, kind)
     return names, found, wrong
+
+
+def _check_levels(table: Table, wanted: Sequence[str], kind: str) -> None:
+    """Say which values of a text were not asked for, where several of its values were.
+
+    One value asked for (`weather=rain`) is a choice; several are those that a model was trained with.
+    """
+    asked: dict[str, list[str]] = {}
+    for one in wanted:
+        source, sign, level = one.rpartition("=")
+        if sign and one not in table.frame.columns:
+            asked.setdefault(source, []).append(level)
+    for source, levels in asked.items():
+        cells = table.frame[source].dropna().astype(str).str.strip()
+        other = cells[~cells.isin(levels)]
+        if len(levels) < 2 or other.empty:
+            continue
+        what = f"{kind} covariate '{source}'"
+        values = listed(sorted(other.unique()))
+        if len(other) == len(cells):
+            raise DataError(
+                f"{table.name}: {what} holds {values}, and none of the values that are asked for "
+                f"({listed(levels)}); write them as they were in training"
+            )
+        table.notes.append(
+            f"{what}: {len(other):,} of {len(cells):,} cells hold {values}, which was not asked for "
+            "and counts as none of its values"
+        )

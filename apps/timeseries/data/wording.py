@@ -1,10 +1,13 @@
-"""How messages write stamps and steps."""
+"""How messages write stamps and steps, and result files numbers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pandas as pd
+
+DIGITS = "%.15g"
+"""All that a float64 holds for certain, without the tail of a binary fraction."""
 
 _HOUR = 3_600_000_000_000
 _DAY = 24 * _HOUR

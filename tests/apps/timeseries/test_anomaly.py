@@ -250,3 +250,5 @@ def test_bad_settings(options: dict[str, Any], words: str) -> None:
 def test_nothing_to_monitor() -> None:
     with pytest.raises(DataError, match="no series has rows to monitor"):
         detect(wide(wave(24)), "seasonal-naive", rate=0.2)
+    with pytest.raises(DataError, match="another --since than 2100-01-01"):
+        detect(wide(wave(300)), "seasonal-naive", rate=0.2, since="2100-01-01")

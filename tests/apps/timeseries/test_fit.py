@@ -137,3 +137,13 @@ def test_messages(make_panel, tmp_path: Path) -> None:
         fit(panel, "drift", lookback=24, horizon=6, out=tmp_path / "x")
     with pytest.raises(UsageError, match="between 0 and 1"):
         small(panel, tmp_path, quantiles=(0.5, 1.5))
+    with pytest.raises(UsageError, match=r"quantile 0\.5 alone bounds no interval"):
+        small(panel, tmp_path / "one", quantiles=(0.5,))
+    assert not (tmp_path / "one").exists()
+
+
+def test_training_that_ends_with_its_epochs_says_so(make_panel, tmp_path: Path) -> None:
+    whole = small(make_panel(), tmp_path / "whole", options=SMALL | {"epochs": 1}, max_steps=10_000)
+    assert whole.model.spec.training["stopped_because"] == "epochs"
+    part = small(make_panel(), tmp_path / "part", options=SMALL | {"epochs": 1}, max_steps=2)
+    assert part.model.spec.training["stopped_because"] == "max_steps"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from apps.timeseries.matching import listed, match, reading_options
+from apps.timeseries.matching import listed, match, reading_options, time_zone
 from apps.timeseries.store import DataSpec
 from core.errors import DataError
 
@@ -65,6 +65,19 @@ def test_new_series_are_said_and_a_wide_file_may_be_renamed(make_panel) -> None:
     found = match(panel, data(layout="long", series=["s0", "s2"]))
     assert [s.id for s in found] == ["s0", "s1", "s2"]
     assert any("1 of 3 series are new" in n and n.endswith("s1") for n in found.notes)
+
+
+def test_a_clock_in_another_zone_is_said_where_the_model_knows_the_clock(make_panel) -> None:
+    panel = make_panel()
+    at = panel.series[0].times.tz_localize("Asia/Tokyo")
+    tokyo = panel.with_series([replace(panel.series[0], times=at)])
+    assert time_zone(tokyo) == "Asia/Tokyo"
+    berlin = data(marks=True, tz="Europe/Berlin")
+    assert any("Asia/Tokyo, the model was trained on" in n for n in match(tokyo, berlin).notes)
+    assert any("without a zone, the model" in n for n in match(panel, berlin).notes)
+    quiet = (data(marks=True, tz="Asia/Tokyo"), data(tz="Europe/Berlin"), data(marks=True))
+    for about in quiet:  # the same; without features of the clock; before zones were remembered
+        assert not any("trained on stamps" in n for n in match(tokyo, about).notes)
 
 
 def test_reading_takes_the_models_columns_where_none_are_given() -> None:

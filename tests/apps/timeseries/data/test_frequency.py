@@ -111,6 +111,13 @@ def test_dates_without_a_frequency_have_no_future():
         frequency.future_index(clock("h", None), None, 3)
 
 
+@pytest.mark.parametrize(("freq", "steps"), [("YS", 9_000), ("D", 200_000), ("h", 10_000_000)])
+def test_a_future_beyond_the_last_stamp_is_refused(freq, steps):
+    times = pd.date_range("2020-01-01", periods=3, freq=freq)
+    with pytest.raises(UsageError, match=f"{steps:,} steps of {freq} .* beyond the year 2262"):
+        frequency.future_index(times, freq, steps)
+
+
 @pytest.mark.parametrize("freq", ["h", "15min", "D", "B", "W-SUN", "MS", "QE-DEC"])
 def test_nearest_sees_through_gaps_and_infer_does_not(freq):
     times = clock(freq, None).delete([7, 8, 20])

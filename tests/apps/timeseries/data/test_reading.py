@@ -296,6 +296,20 @@ def test_text_covariates_become_columns_of_their_values(wide, save):
     # What a model was fitted on can be asked for where a value does not occur.
     asked = read_panel(path, known=["weather=snow", "weather=rain"])
     np.testing.assert_array_equal(asked.series[0].known[:3], [[0, 1], [0, 0], [0, 1]])
+    (note,) = [note for note in asked.notes if "not asked for" in note]
+    assert "40 of 120 cells hold sun" in note
+    one = read_panel(path, known=["weather=sun"])  # a choice
+    assert not [note for note in one.notes if "not asked for" in note]
+
+
+@pytest.mark.parametrize("values", [["Rain", "Sun"], [0, 1]])
+def test_text_covariates_in_another_spelling_are_refused(wide, save, values):
+    """They would all be zeros, and the forecast another one."""
+    path = save(wide().assign(weather=values * 60))
+    with pytest.raises(
+        DataError, match=r"'weather' holds .*, and none of the values .*\(rain, sun\)"
+    ):
+        read_panel(path, known=["weather=rain", "weather=sun"])
 
 
 def test_text_that_describes_a_series(long, save):
