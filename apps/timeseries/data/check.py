@@ -16,7 +16,7 @@ from apps.timeseries.data.reading import read
 _IDS = 20
 
 
-def check_file(path: Path | str | pd.DataFrame, **options: Any) -> dict[str, Any]:
+def check_file(path: Path | str | pd.DataFrame | pd.Series, **options: Any) -> dict[str, Any]:
     """A report of the file or data frame, ready for JSON; ``options`` are those of ``read_panel``.
 
     ``ok`` is whether a model can be fitted on it as it is (with these options).  ``problems`` has a

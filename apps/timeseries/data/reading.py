@@ -1,7 +1,7 @@
 """From a file to a panel: the one way into this application.
 
-table (``tables``) -> roles of columns (``roles``) -> stamps (``clock_column``) -> rows grouped by series
--> repairs that were asked for (``repair``) -> problems (``problems``) -> ``Panel``.
+table (``tables``, ``frames``) -> roles of columns (``roles``) -> stamps (``clock_column``)
+-> rows grouped by series -> repairs that were asked for (``repair``) -> problems (``problems``) -> ``Panel``.
 
 Rows are sorted and grouped once and series are slices of the result: 1,000 series of 1,000 stamps
 take two seconds, and 1,000 series of memory no more than one of the same rows.  What is done without
@@ -13,6 +13,7 @@ Text covariates become columns of 0 and 1 (``roles.encode``), static ones among 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +27,13 @@ from apps.timeseries.data import clock_column, repair, roles, wording
 from apps.timeseries.data.assembly import Assembly
 from apps.timeseries.data.cells import numbers
 from apps.timeseries.data.clocks import Clock
+from apps.timeseries.data.frames import frame_table
 from apps.timeseries.data.options import Options
 from apps.timeseries.data.panel import Panel
 from apps.timeseries.data.problems import Found
 from apps.timeseries.data.repair import Rows
 from apps.timeseries.data.roles import Roles
-from apps.timeseries.data.tables import Table, digest_of, read_table
+from apps.timeseries.data.tables import Table, read_table
 from core.errors import DataError, UsageError
 
 MAX_SERIES = 200_000
@@ -49,7 +51,7 @@ class Reading:
 
 
 def read_panel(
-    path: Path | str | pd.DataFrame,
+    path: Path | str | pd.DataFrame | pd.Series,
     *,
     layout: Literal["auto", "wide", "long"] = "auto",
     time: str | None = None,
@@ -71,7 +73,7 @@ def read_panel(
     multivariate: bool = False,
     strict: bool = True,
 ) -> Panel:
-    """The series of a CSV (also .gz), Parquet or Excel file, or of a data frame.
+    """The series of a CSV (also .gz), Parquet or Excel file, or of a data frame (see ``frames``).
 
     A wide file has one row for each stamp and is one series, its number columns the targets; a long
     file has a column that names the series (``unique_id``) and is one series for each name, with the
@@ -83,10 +85,10 @@ def read_panel(
     of the same stamp; ``fill`` completes the grid and fills gaps of at most ``max_gap`` stamps;
     ``sentinels`` are numbers that mean missing (NaN among them: there are none to look for).
 
-    Raises UsageError for options that do not fit the file, DataError for a file that cannot be read;
-    with ``strict`` also for one that no model can be fitted on, naming the file, the first place and
-    the option that repairs it.  Without it gaps and missing numbers stay, and only the first row of
-    a repeated stamp.
+    Raises UsageError for data of another type and for options that do not fit the file, DataError for
+    a file that cannot be read; with ``strict`` also for one that no model can be fitted on, naming
+    the file, the first place and the option that repairs it.  Without it gaps and missing numbers
+    stay, and only the first row of a repeated stamp.
     """
     options = Options(
         layout=layout, time=time, id=id, targets=targets, past=past, known=known, static=static,
@@ -109,28 +111,14 @@ def _give_back() -> None:
         arrow.default_memory_pool().release_unused()
 
 
-def read(path: Path | str | pd.DataFrame, options: Options, deep: bool = False) -> Reading:
+def read(
+    path: Path | str | pd.DataFrame | pd.Series, options: Options, deep: bool = False
+) -> Reading:
     """The panel of a file, and what was found; ``deep``: look for outliers and copies, too.
 
     Raises as ``read_panel`` without ``strict``.
     """
-    if isinstance(path, pd.DataFrame):
-        frame = path.copy(deep=False)
-        frame.columns = [str(name) for name in frame.columns]
-        table = Table(frame, "data frame", digest_of(frame), options.decimal or ".")
-        if len(frame) == 0:
-            raise DataError("the data frame has no rows; add some")
-    else:
-        table = read_table(
-            path,
-            text=options.is_id,
-            decimal=options.decimal,
-            encoding=options.encoding,
-            sheet=options.sheet,
-        )
-    given = roles.assign(
-        table, layout=options.layout, time=options.time, id=options.id, **options.roles
-    )
+    table, given = _assigned(path, options)
     if options.multivariate and given.layout == "wide":
         raise UsageError(f"{table.name}: --multivariate is for long files; this one is wide")
     table.notes.insert(0, given.note())
@@ -160,6 +148,56 @@ def read(path: Path | str | pd.DataFrame, options: Options, deep: bool = False) 
     if options.multivariate:
         panel = _as_variates(panel)
     return Reading(panel, given, found, len(table.frame))
+
+
+def _assigned(path: Path | str | pd.DataFrame | pd.Series, options: Options) -> tuple[Table, Roles]:
+    """The table, and the roles of its columns."""
+    if isinstance(path, pd.DataFrame | pd.Series):
+        table = frame_table(path, options.decimal)
+        return table, _roles(table, options)
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"data of type {type(path).__name__} is not read; give the path of a file, or a data frame "
+            "or series of pandas"
+        )
+    table = _table(Path(path), options)
+    given = _roles(table, options)
+    if (named := _emptied(table, given, options)) is not None:
+        again = _table(Path(path), options, named)
+        second = _roles(again, options)
+        if second.id == named:
+            return again, second
+    return table, given
+
+
+def _table(path: Path, options: Options, id: str | None = None) -> Table:
+    return read_table(
+        path,
+        text=lambda name: name == id or options.is_id(name),
+        decimal=options.decimal,
+        encoding=options.encoding,
+        sheet=options.sheet,
+    )
+
+
+def _roles(table: Table, options: Options) -> Roles:
+    return roles.assign(
+        table, layout=options.layout, time=options.time, id=options.id, **options.roles
+    )
+
+
+def _emptied(table: Table, given: Roles, options: Options) -> str | None:
+    """The text column that names series, or may, and lacks cells: ids such as NA (Namibia) are some."""
+    frame = table.frame
+    if given.id is not None:
+        maybe = [given.id]
+    elif options.layout == "wide" or given.time is None or frame[given.time].is_unique:
+        return None
+    else:  # without those ids it may have repeated its stamps
+        maybe = [name for name in given.left_out if roles.is_category(frame[name], table.decimal)]
+    if len(maybe) != 1 or options.is_id(maybe[0]) or not frame[maybe[0]].hasnans:
+        return None
+    return maybe[0]
 
 
 @dataclass

@@ -340,6 +340,20 @@ def test_many_series_and_only_some(tmp_path) -> None:
         forecast(panel, Naive(), horizon=4, series=["s7x"])
 
 
+def test_series_called_as_missing_values_are_read_back(tmp_path) -> None:
+    """NA is Namibia; numbers that are missing stay so."""
+    names = ["NA", "nan", "null", "007", "DE"]
+    lengths = [30, 200, 200, 200, 200]  # the first is too short for intervals
+    panel = long(*(hourly(T=n, N=1, id=name) for n, name in zip(lengths, names)))
+    written = forecast(panel, Naive(), horizon=4, out=tmp_path / "out").frame
+    kept = forecast(panel, Naive(), horizon=4).frame
+    assert list(dict.fromkeys(written.unique_id)) == names
+    numbers = [name for name in written if name not in ("unique_id", "model", "cutoff", "ds")]
+    np.testing.assert_allclose(written[numbers], kept[numbers], rtol=1e-8)
+    assert written["lo-80"].isna().sum() == 4
+    assert list(written["ds"]) == list(kept["ds"])
+
+
 def test_a_csv_in_chunks_is_the_same(tmp_path, monkeypatch) -> None:
     panel = long(*(hourly(T=200, N=1, seed=i, id=f"s{i}", tz="Europe/Berlin") for i in range(7)))
     forecast(panel, Naive(), horizon=5, out=tmp_path / "whole")

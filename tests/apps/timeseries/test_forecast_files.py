@@ -127,6 +127,28 @@ def test_series_of_numbers_as_ids_keep_their_names(long_model, tmp_path) -> None
     assert sorted(set(result.frame.unique_id)) == ["007", "8"]
 
 
+def test_large_numbers_keep_their_digits(tmp_path) -> None:
+    frame = table()[["date"]].assign(count=123_456_789_000.0 + np.arange(T))
+    forecast(save(tmp_path, frame), "drift", horizon=3, out=tmp_path / "out")
+    assert list(pd.read_csv(tmp_path / "out" / "forecast.csv").yhat) == pytest.approx(
+        123_456_789_000 + T + np.arange(3), abs=1e-3, rel=0
+    )
+
+
+def test_stamps_in_an_index_are_stamps(tmp_path) -> None:
+    """Of a frame and of a series; in whatever order."""
+    frame = table()
+    whole = forecast(save(tmp_path, frame), "seasonal-naive", horizon=3).frame
+    shuffled = frame.set_index("date").sample(frac=1, random_state=0)
+    found = forecast(shuffled, "seasonal-naive", horizon=3).frame
+    assert list(found.ds) == list(whole.ds)
+    np.testing.assert_array_equal(found.yhat, whole.yhat)
+    one = forecast(shuffled["load"], "seasonal-naive", horizon=3).frame
+    np.testing.assert_array_equal(one.yhat, whole[whole.unique_id == "load"].yhat)
+    with pytest.raises(UsageError, match="data of type dict is not read"):
+        forecast({"load": [1.0, 2.0]}, "seasonal-naive", horizon=3)
+
+
 def test_time_zones_come_back(model, tmp_path) -> None:
     path = save(tmp_path, table(tz="UTC", start="2024-01-01"))
     result = forecast(path, "seasonal-naive", horizon=2, tz="Europe/Berlin", out=tmp_path / "out")
