@@ -62,8 +62,8 @@ def report_of(
         found["series_better"] = _share_better(tally, tallies[REFERENCE], loss)
         scores[label]["vs_seasonal_naive"] = found
         verdicts[label] = (
-            f"{label} has learnt from data up to {runner.seen}, which reaches into the windows: no "
-            "verdict; backtest rows that follow, or a model fitted on earlier ones"
+            f"{learnt_too_late(label, runner.seen)}: no verdict; backtest rows that follow, or a "
+            "model fitted on earlier ones"
             if runner.seen
             else verdict_of(label, found)
         )
@@ -176,20 +176,64 @@ def _notes(panel: Panel, plan: Plan, tallies: Mapping[str, Tally], evaluated: in
             "windows are counted from each series' own end: a model trained on all may have learnt "
             "from later moments of other series"
         )
-    if tally.levels and tally.uncovered:
-        lacking = len(set(tally.uncovered))
-        notes.append(
-            f"no intervals, or not at every level and window, for {lacking} of {evaluated} series: "
-            f"{plan.wanted} origins between training and the windows are too few; use more rows, a "
-            "smaller --horizon or fewer --windows"
-        )
-    elif tally.levels:
+    if tally.levels and not _rests_on(tally):
         held = int(plan.starts[0]) - plan.held
         notes.append(
-            f"intervals are pointwise, from the {plan.wanted} origins before each window, "
+            f"intervals are pointwise, from up to {plan.wanted} origins before each window, "
             f"{plan.stride} rows apart; {held} rows before the first window are held back for them"
         )
-    return notes
+    return [*notes, *_without_intervals(plan, tallies, evaluated)]
+
+
+def _without_intervals(plan: Plan, tallies: Mapping[str, Tally], evaluated: int) -> list[str]:
+    """A note for each method that has not all intervals; those that lack the same share one."""
+    alike: dict[str, list[str]] = {}
+    for label, tally in tallies.items():
+        found = _rests_on(tally)
+        if not found:
+            continue
+        lacking = len(set(tally.uncovered))
+        if evaluated > 1 and lacking:
+            found += f", {lacking} of {evaluated} series lack some"
+        # The plan gives all the same origins; a given model may use those after its training alone.
+        why = (
+            f"{plan.wanted} origins between training and the windows are too few; use more rows, a "
+            "smaller --horizon or fewer --windows"
+            if tally.origins == tallies[REFERENCE].origins
+            else "too few of the origins before the windows lie after its training; use more rows, "
+            "or a model fitted on earlier ones"
+        )
+        alike.setdefault(f"{found}; {why}", []).append(label)
+    return [
+        f"{', '.join(labels)}: no intervals at some level or window: {text}"
+        for text, labels in alike.items()
+    ]
+
+
+def _rests_on(tally: Tally) -> str:
+    """ "cover 80, CRPS rest on 14 of 56 values": those with fewer than the errors; "" for none."""
+    if not tally.levels:
+        return ""
+    columns = {f"cover {level:g}": f"coverage-{level:g}" for level in tally.levels}
+    every = int(tally.sums["mae"][1].sum())
+    short: dict[int, list[str]] = {}
+    for column, name in (columns | {"CRPS": "crps"}).items():
+        count = int(tally.sums[name][1].sum()) if name in tally.sums else 0
+        if count < every:
+            short.setdefault(count, []).append(column)
+    parts = [f"{', '.join(titles)} rest on {count}" for count, titles in short.items()]
+    return f"{' and '.join(parts)} of {every} values" if parts else ""
+
+
+def learnt_too_late(label: str, until: str) -> str:
+    """Why a model is judged nowhere, on data up to the stamp ``until``."""
+    return f"{label} has learnt from data up to {until}, which reaches into the windows"
+
+
+def title(report: Mapping[str, Any]) -> str:
+    """What the page of a backtest, or of a comparison, is called."""
+    what = "Comparison of models on" if "ranks" in report else "Backtest of"
+    return f"{what} {report['file'] or 'a panel'}"
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -269,7 +313,7 @@ def _or_inf(value: float | None) -> float:
 def markdown(report: Mapping[str, Any]) -> str:
     """report.md: the same for reading later, with errors by step ahead."""
     header, rows = table(report)
-    lines = [f"# Backtest of {report['file'] or 'a panel'}", "", f"**{report['verdict']}**", ""]
+    lines = [f"# {title(report)}", "", f"**{report['verdict']}**", ""]
     lines += [headline(report), "", *markdown_table(header, rows), ""]
     lines += [f"- {text}" for text in report["verdicts"].values()]
     lines += ["", f"## {report['loss'].upper()} (scaled) by steps ahead", ""]

@@ -23,8 +23,8 @@ from apps.timeseries.backtest import (
     backtest,
     write_frame,
 )
+from apps.timeseries.backtest_report import learnt_too_late, markdown_table, show
 from apps.timeseries.backtest_report import markdown as backtest_markdown
-from apps.timeseries.backtest_report import markdown_table, show
 from apps.timeseries.data.panel import Panel
 from apps.timeseries.scoring import ALPHA, REFERENCE, holm, overlap, p_text, percent, skill
 from core.errors import UsageError
@@ -32,6 +32,8 @@ from core.files import plain, require_writable, results_folder, write_json, writ
 
 TABLE = "compare.csv"
 FILES = (CSV, JSON, MARKDOWN, TABLE)
+HEADING = "Each against each"
+CAPTION = "p values of Diebold-Mariano, corrected for the number of pairs (Holm)"
 _METRICS = ("mae", "mse", "rmse", "smape", "mase", "mae_scaled", "mse_scaled", "crps_scaled")
 
 
@@ -50,7 +52,7 @@ class Comparison:
 
 
 def compare(
-    data: str | Path | pd.DataFrame | Panel,
+    data: str | Path | pd.DataFrame | pd.Series | Panel,
     models: Sequence[Any],
     *,
     horizon: int,
@@ -71,7 +73,9 @@ def compare(
     if out is not None:
         require_writable(Path(out), FILES, force)
     done = backtest(data, models, horizon=horizon, baselines=baselines, loss=loss, **options)
-    report = plain(done.report | comparison(done.report))
+    rules = dict(done.report["rules"])
+    rules["p"] += f"; those of {HEADING.lower()} are, for the number of pairs (Holm 1979)"
+    report = plain(done.report | comparison(done.report) | {"rules": rules})
     result = Comparison(report, done.frame, None if out is None else Path(out))
     if out is not None:
         with results_folder(Path(out), FILES, force=force) as folder:
@@ -92,8 +96,9 @@ def comparison(report: Mapping[str, Any]) -> dict[str, Any]:
     """
     key = f"{report['loss']}_scaled"
     scores = {m: s for m, s in report["scores"].items() if not s["seen"]}
+    left_out = [learnt_too_late(m, s["seen"]) for m, s in report["scores"].items() if s["seen"]]
     if len(scores) < 2:
-        raise UsageError("fewer than two models can be compared; name more with --model")
+        raise _too_few(left_out)
     losses = {m: np.array(s["per_window"][key], float) for m, s in scores.items()}
     shared = overlap(report["horizon"], report["step"])
     order = sorted(scores, key=lambda m: scores[m][key])
@@ -111,7 +116,20 @@ def comparison(report: Mapping[str, Any]) -> dict[str, Any]:
         m: {"windows": w, "series": s}
         for m, w, s in zip(order, _ranks(losses, order), _ranks(by_series, order))
     }
-    return {"ranks": ranks, "pairs": pairs, "conclusion": _conclusion(order, pairs)}
+    conclusion = _conclusion(order, pairs)
+    if left_out:  # their errors stand in the table, perhaps the smallest
+        conclusion = f"of the models compared, {conclusion}; left out: {'; '.join(left_out)}"
+    return {"ranks": ranks, "pairs": pairs, "conclusion": conclusion}
+
+
+def _too_few(left_out: Sequence[str]) -> UsageError:
+    """The error where fewer than two models are left, with the sentences on those ``left_out``."""
+    told = "fewer than two models can be compared"
+    if not left_out:
+        return UsageError(f"{told}; name more with --model")
+    return UsageError(
+        f"{told}: {'; '.join(left_out)}; name more with --model, or a model fitted on earlier rows"
+    )
 
 
 def print_report(result: Comparison) -> None:
@@ -123,7 +141,7 @@ def print_report(result: Comparison) -> None:
     console.print()
     for name, rank in result.report["ranks"].items():
         console.print(f"{name}: mean rank {rank['windows']:.1f} over windows")
-    for line in _pair_lines(result.report):
+    for line in pair_lines(result.report):
         console.print(line)
     console.print(result.report["conclusion"])
     if result.folder is not None:
@@ -132,6 +150,14 @@ def print_report(result: Comparison) -> None:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The part of report.md that compares, for after the backtest's."""
+    lines = [f"## {HEADING}", "", f"**{report['conclusion']}**", "", f"{CAPTION}:", ""]
+    lines += [*markdown_table(*pair_table(report)), ""]
+    lines += [f"- {line}" for line in pair_lines(report)]
+    return "\n".join(lines) + "\n"
+
+
+def pair_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: mean ranks of each model and its corrected p against every other."""
     names = list(report["ranks"])
     cells = {(p["better"], p["worse"]): p for p in report["pairs"]}
     rows = []
@@ -142,12 +168,23 @@ def markdown(report: Mapping[str, Any]) -> str:
             p = None if pair is None else pair["p_holm"]
             row.append("-" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}")
         rows.append(row)
-    header = ["model", "rank over windows", "rank over series", *names]
-    lines = ["## Each against each", "", f"**{report['conclusion']}**", ""]
-    lines += ["p values of Diebold-Mariano, corrected for the number of pairs (Holm):", ""]
-    lines += [*markdown_table(header, rows), ""]
-    lines += [f"- {line}" for line in _pair_lines(report)]
-    return "\n".join(lines) + "\n"
+    return ["model", "rank over windows", "rank over series", *names], rows
+
+
+def pair_lines(report: Mapping[str, Any]) -> list[str]:
+    """A sentence for each pair: how much smaller the error of the better one is, how surely."""
+    lines = []
+    for pair in report["pairs"]:
+        text = f"{pair['better']} against {pair['worse']}: "
+        if pair["skill"] is None:
+            lines.append(text + "neither makes an error")
+            continue
+        text += f"error {percent(pair['skill'])} % smaller"
+        if pair["interval"]:
+            text += f" [{', '.join(percent(bound) for bound in pair['interval'])}]"
+        p = pair["p_holm"]
+        lines.append(text + (", not tested" if p is None else f", {p_text(p)} corrected"))
+    return lines
 
 
 def _ranks(losses: Mapping[str, np.ndarray], order: Sequence[str]) -> list[float]:
@@ -174,21 +211,6 @@ def _conclusion(order: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> str
         f"{best} has the smallest error; {', '.join(equal)} cannot be told apart from it; "
         f"{', '.join(worse)} {'is' if len(worse) == 1 else 'are'} worse beyond chance"
     )
-
-
-def _pair_lines(report: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for pair in report["pairs"]:
-        text = f"{pair['better']} against {pair['worse']}: "
-        if pair["skill"] is None:
-            lines.append(text + "neither makes an error")
-            continue
-        text += f"error {percent(pair['skill'])} % smaller"
-        if pair["interval"]:
-            text += f" [{', '.join(percent(bound) for bound in pair['interval'])}]"
-        p = pair["p_holm"]
-        lines.append(text + (", not tested" if p is None else f", {p_text(p)} corrected"))
-    return lines
 
 
 def _table(report: Mapping[str, Any]) -> pd.DataFrame:

@@ -1,9 +1,10 @@
-"""One document that says what a model, a forecast or a backtest is worth: HTML and Markdown.
+"""What a model, a forecast, a backtest or a comparison is worth, in one page: HTML and Markdown.
 
 ``report.html`` carries its pictures in itself and asks no network; ``report.md`` has the same text
-and tables and names the pictures beside it.  Everything is taken from what ``fit``, ``forecast`` and
-``backtest`` measured and wrote; only a model's errors by horizon and its residuals, which no folder
-holds, are computed anew, from the file (``data``) and from rows after the model's training alone.
+and tables and names the pictures beside it.  Everything is taken from what ``fit``, ``forecast``,
+``backtest`` and ``compare`` measured and wrote; only a model's errors by horizon and its residuals,
+which no folder holds, are computed anew, from the file (``data``) and from rows after the model's
+training alone.
 """
 
 from __future__ import annotations
@@ -101,10 +102,11 @@ def report(
     progress: Progress | None = None,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Write report.html and report.md about a model folder (or shipped name), a forecast or a backtest.
+    """Write report.html and report.md about a model folder (or shipped name) or a folder of results.
 
-    They go to ``out``, by default ``source``/report.  ``data``: the file that a model is measured on
-    by horizon (``reading`` goes to ``read_panel``).  Returns what was written and on what.
+    Results are those of ``forecast``, ``backtest`` or ``compare``.  The page goes to ``out``, by
+    default ``source``/report.  ``data``: the file that a model is measured on by horizon
+    (``reading`` goes to ``read_panel``).  Returns what was written and on what.
 
     Raises UsageError for a folder that is none of these and for reports that exist; DataError where
     it is damaged.
@@ -195,10 +197,11 @@ def _kind(source: str | Path) -> tuple[Path, str]:
         if (folder / name).is_file():
             return folder, kind
     if (folder / "report.json").is_file() and (folder / "backtest.csv").is_file():
-        return folder, "backtest"
+        # A backtest that overwrote a comparison leaves compare.csv behind: the report decides.
+        return folder, "comparison" if "ranks" in read_json(folder / "report.json") else "backtest"
     raise UsageError(
         f"{folder}: holds no model, forecast or backtest ({METADATA}, forecast.json or report.json); "
-        "give a folder that fit, forecast or backtest wrote"
+        "give a folder that fit, forecast, backtest or compare wrote"
     )
 
 
@@ -268,11 +271,22 @@ def _of_forecast(folder: Path) -> Document:
 
 
 def _of_backtest(folder: Path) -> Document:
+    """Of a comparison as well, which is a backtest with ranks and pairs."""
+    from apps.timeseries.backtest_report import title
+    from apps.timeseries.compare import CAPTION, HEADING, pair_lines, pair_table
+
     found = read_json(folder / "report.json")
+    compared = "ranks" in found
     try:
         loss, scores = found["loss"], found["scores"]
-        document = Document(f"Backtest of {found['file'] or 'a panel'}")
-        document.add("In short", found["verdict"], Points(list(found["verdicts"].values())))
+        document = Document(title(found))
+        conclusion = [found["conclusion"]] if compared else []
+        document.add(
+            "In short", *conclusion, found["verdict"], Points(list(found["verdicts"].values()))
+        )
+        if compared:
+            table, lines = Table(*pair_table(found)), Points(pair_lines(found))
+            document.add(HEADING, f"{CAPTION}:", table, lines)
         facts = {
             "windows": f"{found['windows']} of {found['horizon']} steps, {found['step']} rows apart",
             "series": f"{found['evaluated']:,} measured",
@@ -311,7 +325,8 @@ def _of_backtest(folder: Path) -> Document:
             "Notes", Points([*found["notes"], *(f"{k}: {v}" for k, v in found["rules"].items())])
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / 'report.json'}: lacks {error}; backtest again") from error
+        again = "compare again" if compared else "backtest again"
+        raise DataError(f"{folder / 'report.json'}: lacks {error}; {again}") from error
     document.add("Limits", Points(LIMITS))
     return document
 
@@ -407,7 +422,8 @@ def _residuals(path: Path, model: str, step: int) -> tuple[np.ndarray, str]:
     """Truth minus forecast of a model's first series, joined in time: what no later window repeats."""
     columns = ["unique_id", "model", "cutoff", "ds", "y", "yhat"]
     parts, first = [], None
-    for chunk in pd.read_csv(path, usecols=columns, dtype={"unique_id": str}, chunksize=200_000):
+    texts = {"unique_id": str, "model": str}  # as converters, which know no NA: it may be a series
+    for chunk in pd.read_csv(path, usecols=columns, converters=texts, chunksize=200_000):
         mine = chunk[chunk["model"] == model]
         if first is None and len(mine):
             first = str(mine["unique_id"].iloc[0])

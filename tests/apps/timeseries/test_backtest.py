@@ -236,6 +236,33 @@ def test_too_few_origins_give_no_intervals_and_say_so() -> None:
     assert result.report["scores"]["seasonal-naive"]["crps_from"] is None
 
 
+def test_a_model_with_intervals_in_some_windows_says_how_many_values_they_cover(
+    capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    # It has learnt from rows up to the third of six windows: only before the last lie enough origins.
+    late = Climate(name="late", trainable=False, until="2024-01-19 09:00:00")
+    result = run(wide(wave(480)), late, windows=6, out=tmp_path / "b")
+    values = result.frame[result.frame.model == "late"]
+    some = int(values["lo-80"].notna().sum())
+    assert 0 < some < len(values) == 36
+    notes = [note for note in result.report["notes"] if note.startswith("late: ")]
+    assert len(notes) == 1
+    assert f"cover 80, cover 90, CRPS rest on {some} of 36 values; too few" in notes[0]
+    assert "after its training" in notes[0]
+    assert not any("seasonal-naive: " in note for note in result.report["notes"])
+    print_report(result)
+    assert f"note: {notes[0]}" in capsys.readouterr().out
+    assert f"- {notes[0]}" in (tmp_path / "b" / "report.md").read_text()
+
+
+def test_methods_that_lack_the_same_intervals_share_a_note() -> None:
+    result = run(wide(wave(40)), "drift", windows=4)
+    notes = [note for note in result.report["notes"] if "no intervals" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith("drift, seasonal-naive: no intervals at some level or window: ")
+    assert "cover 80, cover 90, CRPS rest on 0 of 24 values; 0 origins" in notes[0]
+
+
 def test_a_level_that_needs_more_origins_is_left_out_alone() -> None:
     result = run(wide(wave(600)), levels=(80, 99.9))
     assert result.frame["lo-80"].notna().all()

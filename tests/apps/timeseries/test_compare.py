@@ -97,8 +97,29 @@ def test_models_that_do_not_differ_cannot_be_told_apart() -> None:
     found = comparison(report)
     assert found["conclusion"].endswith("none of the others can be told apart from it")
     scores["b"]["seen"] = "2024-01-01"
-    with pytest.raises(UsageError, match="fewer than two"):
+    with pytest.raises(UsageError, match="fewer than two models can be compared: b has learnt"):
         comparison(report)
+
+
+def test_a_model_that_saw_the_windows_is_named_as_left_out(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = str(pd.date_range("2024-01-01", periods=T, freq="h")[T - 30])
+    leak = Shifted("leak", 0.0, trained_until=late)
+    out = tmp_path / "out"
+    done = compare(panel(), [leak, "drift"], horizon=H, windows=20, out=out)
+    conclusion = done.report["conclusion"]
+    assert min(done.report["scores"], key=lambda m: done.report["scores"][m]["mae"]) == "leak"
+    assert conclusion.startswith("of the models compared, seasonal-naive has the smallest error")
+    assert conclusion.endswith(
+        f"left out: leak has learnt from data up to {late}, which reaches into the windows"
+    )
+    print_report(done)
+    assert conclusion in capsys.readouterr().out
+    assert conclusion in (out / "report.md").read_text()
+    assert conclusion == json.loads((out / "report.json").read_text())["conclusion"]
+    with pytest.raises(UsageError, match="two models can be compared: leak has learnt from data"):
+        compare(panel(), [leak, "seasonal-naive"], horizon=H, windows=20)
 
 
 def test_files(tmp_path: Any, result: Any) -> None:
@@ -110,6 +131,8 @@ def test_files(tmp_path: Any, result: Any) -> None:
     assert table.rank_windows.is_monotonic_increasing
     report = json.loads((out / "report.json").read_text())
     assert report["conclusion"] in (out / "report.md").read_text()
+    assert (out / "report.md").read_text().startswith("# Comparison of models on data.csv\n")
+    assert "those of each against each are" in report["rules"]["p"]
     with pytest.raises(UsageError, match="already exists"):
         compare(panel(), ["drift"], horizon=H, windows=4, out=out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 
@@ -124,6 +125,62 @@ def test_a_backtest(file, tmp_path) -> None:
     assert "48 residuals" in text
     assert {"error_by_horizon.png", "residuals.png"} <= set(written["files"])
     clean((tmp_path / "b" / "report" / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_backtest_of_a_series_called_na(file, tmp_path) -> None:
+    from apps.timeseries.backtest import backtest
+
+    table = pd.read_csv(file).rename(columns={"load": "y"}).assign(unique_id="NA")
+    options = {"horizon": 6, "windows": 8, "targets": ["y"]}
+    backtest(table, "last-value", **options, out=tmp_path / "b")
+    report(tmp_path / "b")
+    assert "48 residuals (last-value, series NA)" in (
+        tmp_path / "b" / "report" / "report.md"
+    ).read_text("utf-8")
+
+
+def test_a_comparison(file, tmp_path) -> None:
+    from apps.timeseries.compare import compare, markdown
+
+    frame = pd.read_csv(file).rename(columns={"load": "load <i>"})
+    models = ["last-value", "drift"]
+    done = compare(frame, models, horizon=6, windows=12, out=tmp_path / "c").report
+    written = report(tmp_path / "c")
+    assert written["kind"] == "comparison"
+    place = tmp_path / "c" / "report"
+    text = (place / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    page = (place / "report.html").read_text(encoding="utf-8")
+    assert text.startswith("# Comparison of models on ")
+    assert "<h1>Comparison of models on " in page
+    assert done["conclusion"] in text
+    assert html.escape(done["conclusion"]) in page
+    for line in markdown(done).splitlines():  # ranks, p values and pairs, as compare's own
+        if line.startswith(("- ", "| ")) and "---" not in line:
+            assert line in text
+    assert f'<td class="number">{done["ranks"]["drift"]["windows"]:.2f}</td>' in page
+    assert "those of each against each are" in text
+    clean(page)
+    print_report(written)
+    broken = json.loads((tmp_path / "c" / "report.json").read_text()) | {"ranks": {"<b>": {}}}
+    (tmp_path / "c" / "report.json").write_text(json.dumps(broken))
+    with pytest.raises(DataError, match=r"report.json: lacks 'windows'; compare again"):
+        report(tmp_path / "c", force=True)
+
+
+def test_names_of_compared_models_are_escaped(file, tmp_path) -> None:
+    from apps.timeseries.compare import compare
+
+    compare(file, ["last-value", "drift"], horizon=6, windows=4, out=tmp_path / "c")
+    source = tmp_path / "c" / "report.json"
+    source.write_text(
+        source.read_text().replace('"drift"', '"<script>"').replace("drift ", "<script> ")
+    )
+    table = tmp_path / "c" / "backtest.csv"
+    table.write_text(table.read_text().replace("drift", "<script>"))
+    report(tmp_path / "c")
+    page = (tmp_path / "c" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt; against" in page or "against &lt;script&gt;" in page
+    assert "<script>" not in page
 
 
 def test_refusals(model, file, tmp_path) -> None:
