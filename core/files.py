@@ -85,9 +85,7 @@ def require_writable(folder: Path, names: Sequence[str], force: bool = False) ->
     if place.is_dir():
         for name in names:
             require_absent(Path(folder) / name, force)
-    elif place.is_file():
-        raise UsageError(f"{folder}: is a file; --out needs a folder")
-    else:
+    elif not place.exists():  # but perhaps a dangling link; what exists is told below
         require_absent(folder)
     while not place.exists():
         place = place.parent

@@ -28,7 +28,6 @@ from apps.timeseries.data.reading import read_panel
 from apps.timeseries.data.splits import Borders, chronological_each, origins, protocol_borders
 from apps.timeseries.data.windows import Rows, WindowBatches, scalings, with_static
 from apps.timeseries.learning import ForecastTask, Watch
-from apps.timeseries.matching import time_zone
 from apps.timeseries.models.base import Shape, build, option_defaults
 from apps.timeseries.predictor import ModelPredictor
 from apps.timeseries.store import (
@@ -218,7 +217,7 @@ def train(
         known=list(panel.known_names),
         static=list(static),
         marks=marks,
-        tz=time_zone(panel),
+        tz=panel.tz or "",
         series=[s.id for s in panel],
         rows=sum(len(s) for s in panel),
         borders=max(parts.values(), key=lambda b: b.test).report(),

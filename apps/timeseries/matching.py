@@ -124,9 +124,9 @@ def match(panel: Panel, data: DataSpec) -> Panel:
         )
         for series in panel
     ]
-    if data.marks and data.tz is not None and time_zone(panel) != data.tz:
+    if data.marks and data.tz is not None and (panel.tz or "") != data.tz:
         notes.append(
-            f"the stamps are {time_zone(panel) or 'without a zone'}, the model was trained on stamps "
+            f"the stamps are {panel.tz or 'without a zone'}, the model was trained on stamps "
             f"{data.tz or 'without a zone'}: hours and days that it knows by the clock may be shifted; "
             "give the zone with --tz"
         )
@@ -144,12 +144,6 @@ def match(panel: Panel, data: DataSpec) -> Panel:
         known_names=tuple(data.known),
         notes=(*panel.notes, *notes),
     )
-
-
-def time_zone(panel: Panel) -> str:
-    """The zone of a panel's stamps; "" where they have none."""
-    zone = getattr(panel.series[0].times, "tz", None) if len(panel) else None
-    return "" if zone is None else str(zone)
 
 
 def listed(names: Sequence[str]) -> str:

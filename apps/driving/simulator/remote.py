@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.driving.simulator.connection import SimulatorGone, connect, explain, plain_town
-from apps.driving.simulator.session import Session, plain_tick, synchronous
+from apps.driving.simulator.session import Session, synchronous
 from apps.driving.simulator.waker import Waker
 from core.errors import DataError, ResourceError, TriptychError, UsageError, unknown
 
@@ -202,5 +202,4 @@ class _Crowd:
         with suppress(RuntimeError):
             self._manager.set_synchronous_mode(False)
         if self._waker is not None:
-            self._session.advance = plain_tick
             self._waker.close()

@@ -58,7 +58,7 @@ class Session:
         self.timeout = timeout
         self.world: carla.World = self.ask(client.get_world)
         self.map: carla.Map = self.ask(self.world.get_map)
-        self.advance: Callable[[carla.World, float], int] = plain_tick
+        self.advance: Callable[[carla.World, float], int] = _plain_tick
         self.town = plain_town(self.map.name)
         self._own: dict[int, carla.Actor] = {}
         self._doubtful = False  # a call found the simulator gone
@@ -358,7 +358,7 @@ def synchronous(session: Session, step: float) -> None:
     session.ask(session.world.apply_settings, settings, session.timeout)
 
 
-def plain_tick(world: carla.World, timeout: float) -> int:
+def _plain_tick(world: carla.World, timeout: float) -> int:
     """The frame's number."""
     return int(world.tick(timeout))
 

@@ -53,7 +53,7 @@ class Waker:
             self._ticking = None
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Watch no longer; ticks go on."""
         self._ended.set()
 
     def _watch(self) -> None:

@@ -30,7 +30,6 @@ def check_file(path: Path | str | pd.DataFrame | pd.Series, **options: Any) -> d
     lengths = np.array([len(series) for series in panel])
     freqs = Counter(series.freq for series in panel)
     dated = hasattr(panel.series[0].times, "tz")
-    zone = getattr(panel.series[0].times, "tz", None)
     return {
         "file": panel.source,
         "sha256": panel.sha256,
@@ -50,7 +49,7 @@ def check_file(path: Path | str | pd.DataFrame | pd.Series, **options: Any) -> d
         "frequencies": {str(freq): count for freq, count in freqs.most_common()},
         "season": frequency.season(panel.freq),
         "clock": "dates" if dated else "steps",
-        "tz": None if zone is None else str(zone),
+        "tz": panel.tz,
         "start": wording.stamp(min(series.times[0] for series in panel)),
         "end": wording.stamp(max(series.observed[-1] for series in panel)),
         "future": max(len(series.times) - len(series) for series in panel),

@@ -76,6 +76,12 @@ class Panel:
         found = {s.freq for s in self.series}
         return found.pop() if len(found) == 1 else None
 
+    @property
+    def tz(self) -> str | None:
+        """The time zone of the stamps, which all series share; None where they have none."""
+        zone = next((getattr(s.times, "tz", None) for s in self.series), None)
+        return None if zone is None else str(zone)
+
     def names(self, series: Series) -> list[str]:
         """``unique_id`` of each target of ``series`` in results.
 

@@ -7,7 +7,7 @@ Named columns are what they are named.  The rest is decided by names that are us
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -273,6 +273,7 @@ def encode(
     names: list[str] = []
     found: list[np.ndarray] = []
     wrong: list[np.ndarray | None] = []
+    asked: dict[str, list[str]] = {}  # values by the text they are of
     for one in wanted:
         if one in table.frame.columns and not is_category(table.frame[one], table.decimal):
             values, bad = numbers(table.frame[one], table.decimal)
@@ -296,20 +297,17 @@ def encode(
             wrong.append(None)
         if level is None:
             table.notes.append(f"'{one}' is encoded as {listed([f'{one}={t}' for t in levels])}")
-    _check_levels(table, wanted, kind)
+        else:
+            asked.setdefault(source, []).append(level)
+    _check_levels(table, asked, kind)
     return names, found, wrong
 
 
-def _check_levels(table: Table, wanted: Sequence[str], kind: str) -> None:
+def _check_levels(table: Table, asked: Mapping[str, Sequence[str]], kind: str) -> None:
     """Say which values of a text were not asked for, where several of its values were.
 
     One value asked for (`weather=rain`) is a choice; several are those that a model was trained with.
     """
-    asked: dict[str, list[str]] = {}
-    for one in wanted:
-        source, sign, level = one.rpartition("=")
-        if sign and one not in table.frame.columns:
-            asked.setdefault(source, []).append(level)
     for source, levels in asked.items():
         cells = table.frame[source].dropna().astype(str).str.strip()
         other = cells[~cells.isin(levels)]

@@ -60,6 +60,14 @@ def manager():
     found.close()
 
 
+@pytest.fixture
+def port():
+    """One that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class World:
     """A world whose tick takes ``before`` s until its frame is there and then what ``after`` takes."""
 
@@ -142,14 +150,11 @@ def test_errors_of_the_simulator_are_the_callers(manager):
     assert not manager.asked
 
 
-def test_a_manager_that_refuses_or_is_gone_is_said(manager, caplog):
+def test_a_manager_that_refuses_or_is_gone_is_said(port, caplog):
     refusing = Manager(error="no such method")
     with pytest.raises(ValueError, match="no such method"):
         ask_manager(refusing.port, "set_synchronous_mode", False)
     refusing.close()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with pytest.raises(OSError, match="refused"):
         ask_manager(port, "set_synchronous_mode", False)
     waker = Waker(port, patience=0.05)
@@ -188,11 +193,8 @@ print(json.dumps(facts))
 """
 
 
-def test_carlas_own_manager_takes_it_and_drives_on(tmp_path, python):
+def test_carlas_own_manager_takes_it_and_drives_on(port, python):
     """The call is understood; steps too many neither stop the ticks nor the cars."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     done = python("-c", REAL.format(port=port))
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["frames"] == 200
